@@ -1,0 +1,1 @@
+"""Floor 1: everything that talks to PostgreSQL. Knows neither Prefect nor Great Expectations."""

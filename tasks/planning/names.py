@@ -1,0 +1,50 @@
+"""Names: qualified relation names, quoting, and Lockstep's own short hashed names."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from psycopg import sql
+
+MAX_IDENTIFIER_BYTES = 63
+"""NAMEDATALEN - 1: PostgreSQL cuts a longer name silently, which would make two names one."""
+
+LOCKSTEP_SCHEMA = "lockstep"
+"""Where the ledger and the sync functions live, in the target database."""
+
+PENDING_COLUMN = "lockstep_pending"
+"""Marker on a table under expand-contract: true while the row's other shape is unfilled or failed to sync."""
+
+DIRECTION_SETTING = "lockstep.direction"
+"""Session setting that overrides the sync trigger's reading of a write: ``up``, ``down`` or ``none``."""
+
+
+class TableName(NamedTuple):
+    """A schema-qualified relation name, unquoted. ``str()`` is for people, ``identifier`` for statements."""
+
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{display(self.schema)}.{display(self.name)}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.name)
+
+
+def display(identifier: str) -> str:
+    """Return the identifier for a person to read: quoted only where it is not a plain lower-case word."""
+    plain = identifier.isascii() and identifier.replace("_", "a").isalnum() and identifier == identifier.lower()
+    return identifier if plain and not identifier[0].isdigit() else sql.Identifier(identifier).as_string()
+
+
+def short_hash(*parts: str) -> str:
+    """Return 10 hexadecimal digits that are the same for the same parts, in every run."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:10]
+
+
+def own_name(kind: str, *parts: str) -> str:
+    """Return the name of an object of Lockstep's own, e.g. ``lockstep_ck_1a2b3c4d5e``; always below 63 bytes."""
+    return f"{LOCKSTEP_SCHEMA}_{kind}_{short_hash(kind, *parts)}"

@@ -1,0 +1,250 @@
+"""The plan: the single source that the document shows, the executor runs, the ledger records and the tests read.
+
+``Plan`` → ``Phase`` → ``Step`` → ``Action``. All frozen; a plan travels through the ledger as JSON and comes back
+equal.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.planning.names import TableName
+
+
+class Part(BaseModel):
+    """Base of the plan's value types: frozen, and strict about its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+LockMode = Literal[
+    "ACCESS SHARE", "ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE",
+    "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE",
+]  # fmt: skip
+
+
+class LockUse(Part):
+    """The strongest lock that a step takes on a table."""
+
+    table: TableName
+    mode: LockMode
+
+
+class Forecast(Part):
+    """Seconds, at the size and rates measured when planning."""
+
+    best: float
+    worst: float
+
+
+# ------------------------------------------------------------------------------------------------ actions
+
+
+class Transaction(Part):
+    """Statements in one transaction, committed together with the step's ledger row."""
+
+    kind: Literal["transaction"] = "transaction"
+    statements: tuple[str, ...]
+
+
+class BuildIndex(Part):
+    """CREATE INDEX CONCURRENTLY. Already done when the index is valid; an invalid one is dropped and rebuilt."""
+
+    kind: Literal["build_index"] = "build_index"
+    table: TableName
+    index: str
+    statement: str
+
+
+class DropIndex(Part):
+    """DROP INDEX CONCURRENTLY IF EXISTS."""
+
+    kind: Literal["drop_index"] = "drop_index"
+    table: TableName
+    index: str
+
+
+class Analyze(Part):
+    """Refresh the statistics, so that speed does not depend on a past ANALYZE."""
+
+    kind: Literal["analyze"] = "analyze"
+    table: TableName
+
+
+class Assignment(Part):
+    """``column`` receives ``expression``: SQL over the row's own columns, cast to the column's type."""
+
+    column: str
+    expression: str
+
+
+class Backfill(Part):
+    """Fill the new shape of unfilled rows in key order, in batches, until none is left.
+
+    Touches a row only where ``lockstep_pending`` is true; runs with ``lockstep.direction = 'none'``.
+    """
+
+    kind: Literal["backfill"] = "backfill"
+    table: TableName
+    key: tuple[str, ...]
+    key_types: tuple[str, ...]
+    assignments: tuple[Assignment, ...]
+    personal_key: bool = False
+
+
+Action = Annotated[Transaction | BuildIndex | DropIndex | Analyze | Backfill, Field(discriminator="kind")]
+
+
+class Irreversible(Part):
+    """Why a step cannot be undone by a statement, and what brings the data back instead."""
+
+    reason: str
+
+
+# ------------------------------------------------------------------------------------------------ steps
+
+
+class Step(Part):
+    """One unit of execution: done entirely or not at all, resumable, recorded.
+
+    ``undo`` is what rolls it back, in order; empty means there is nothing to undo (an ANALYZE, a validation that
+    falls with its constraint). Timeouts are milliseconds; ``statement_timeout_ms`` 0 means none.
+    """
+
+    id: str
+    title: str
+    action: Action
+    locks: tuple[LockUse, ...] = ()
+    lock_timeout_ms: int = 200
+    statement_timeout_ms: int = 5_000
+    undo: tuple[Action, ...] | Irreversible = ()
+    forecast: Forecast = Forecast(best=0.0, worst=0.0)
+
+    @property
+    def transactional(self) -> bool:
+        return isinstance(self.action, Transaction)
+
+
+Severity = Literal["CRITICAL", "WARNING", "INFO"]
+
+CheckKind = Literal[
+    "orphans", "duplicates", "rule", "parity", "unfilled", "sync_failures", "sync_conflicts", "aggregates",
+    "row_count", "schema", "index_validity", "constraint_validity", "old_writers", "not_null",
+]  # fmt: skip
+
+
+class Check(Part):
+    """One expectation of a gate.
+
+    ``sql`` is one read-only SELECT, so one snapshot, that returns exactly one row
+    ``(failing bigint, evaluated bigint, sample jsonb, observed jsonb)``: how many units fail, how many were looked
+    at, up to ten keys of failing ones (never other values; hashed when the key is personal), and measured numbers
+    to show. The check holds when ``failing`` is 0. ``corruption`` says that a failure means wrong data in the
+    database (which triggers the automatic rollback before the switch), not merely a state to wait for.
+    """
+
+    id: str
+    kind: CheckKind
+    title: str
+    severity: Severity
+    table: TableName | None
+    sql: str
+    corruption: bool = False
+
+
+class Gate(Part):
+    """A named suite of checks, run before or after a phase. Fails closed: no checks is a failure."""
+
+    name: str
+    title: str
+    checks: tuple[Check, ...]
+    user_suites: tuple[str, ...] = ()
+    """Paths of the user's own suites, relative to the spec's folder."""
+
+
+class Approval(Part):
+    """A human decision that a phase waits for."""
+
+    question: str
+
+
+class Phase(Part):
+    """A stage of the migration that is retried as a whole and rolled back as a whole."""
+
+    name: str
+    purpose: str
+    application: str
+    """What the application has to do, or may do, from here on."""
+    steps: tuple[Step, ...]
+    gate_before: Gate | None = None
+    gate_after: Gate | None = None
+    approval: Approval | None = None
+    heavy: bool = False
+    """Long-running work that stays inside the maintenance window, where the spec has one."""
+    schema_before: str = ""
+    schema_after: str = ""
+    """Schema hashes; filled by proving the plan on the clone."""
+
+
+class MappedGroup(Part):
+    """Columns that belong together: ``old`` and ``new`` of one table, with the canonical expressions both ways.
+
+    ``up`` has one entry for every new column, ``down`` one for every old column; an empty ``down`` is a one-way
+    group (the new columns are derived, the old ones stay).
+    """
+
+    table: TableName
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    up: tuple[Assignment, ...]
+    down: tuple[Assignment, ...]
+
+
+class Note(Part):
+    """A remark of the planner with its severity, e.g. an example value that the old shape cannot hold."""
+
+    severity: Severity
+    text: str
+
+
+RollbackTier = Literal["immediate", "emergency", "planned", "none"]
+
+
+class Plan(Part):
+    """How one migration is carried out on one database."""
+
+    name: str
+    database: str
+    strategy: Literal["direct", "expand-contract", "shadow-table", "blue-green"]
+    why: str
+    change: str
+    """The user's SQL as given."""
+    change_hash: str
+    """SHA-256 of the spec's meaning (change, mapping, gates); a stored plan is resumed only with the same one."""
+    server_version: int
+    phases: tuple[Phase, ...]
+    groups: tuple[MappedGroup, ...] = ()
+    tables: tuple[TableName, ...] = ()
+    """Every table that the migration changes; another migration of one of them is refused meanwhile."""
+    personal: tuple[str, ...] = ()
+    """``schema.table.column`` of personal data."""
+    scope: tuple[TableName, ...] = ()
+    """The tables that the schema hash covers: the changed ones and what depends on them."""
+    schema_before: str = ""
+    schema_target: str = ""
+    settings: tuple[tuple[str, str], ...] = ()
+    """Session settings pinned in the clone and in every session of the executor (TimeZone, search_path …)."""
+    soak_seconds: int = 0
+    notes: tuple[Note, ...] = ()
+    reverse: str = ""
+    """After contract: the spec (YAML) of the migration that goes back, with what cannot be recovered in comments."""
+
+    def phase(self, name: str) -> Phase:
+        return next(phase for phase in self.phases if phase.name == name)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do: the change is already in place."""
+        return not self.phases
