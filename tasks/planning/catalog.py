@@ -35,6 +35,8 @@ class Column(Snapshot):
     """Whether the type has a default B-tree or hash equality (json, xml, point and others have none)."""
     storage: str = ""
     statistics_target: int | None = None
+    options: tuple[str, ...] = ()
+    """``attoptions``, compression and foreign-table options, as ``name=value``."""
     comment: str | None = None
 
 
@@ -122,7 +124,9 @@ class Table(Snapshot):
     grants: tuple[str, ...] = ()
     row_security: bool = False
     replica_identity: str = "d"
+    """``d`` (default), ``n`` (nothing), ``f`` (full), or ``i`` and the name of the index."""
     options: tuple[str, ...] = ()
+    """``name=value``, sorted: reloptions (``toast.`` for the TOAST table's), access method, tablespace …"""
     partition_of: TableName | None = None
     inherits: tuple[TableName, ...] = ()
     comment: str | None = None

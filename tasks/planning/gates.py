@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pydantic import Field
+
 from tasks.planning.plan import Part, Severity
 
 
@@ -17,7 +19,7 @@ class CheckResult(Part):
     failing: int
     evaluated: int
     sample: tuple[str, ...] = ()
-    observed: dict[str, str] = {}
+    observed: dict[str, str] = Field(default_factory=dict)
     error: str | None = None
     """SQLSTATE and condition name when the check itself could not be evaluated; that is a failure."""
     corruption: bool = False

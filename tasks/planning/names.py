@@ -14,7 +14,12 @@ LOCKSTEP_SCHEMA = "lockstep"
 """Where the ledger and the sync functions live, in the target database."""
 
 PENDING_COLUMN = "lockstep_pending"
-"""Marker on a table under expand-contract: true while the row's other shape is unfilled or failed to sync."""
+"""Marker column of a table under expand-contract: ``integer NOT NULL DEFAULT <all unfilled>``, 0 for a row in step.
+
+Two bits a mapping group: bit 2g says that the group's new columns are unfilled (or `up` failed), bit 2g+1 that `down`
+failed, so that the new columns hold what the old ones could not take. One marker for all groups would let the retry
+of one group overwrite what the new application wrote through another.
+"""
 
 DIRECTION_SETTING = "lockstep.direction"
 """Session setting that overrides the sync trigger's reading of a write: ``up``, ``down`` or ``none``."""
@@ -48,3 +53,11 @@ def short_hash(*parts: str) -> str:
 def own_name(kind: str, *parts: str) -> str:
     """Return the name of an object of Lockstep's own, e.g. ``lockstep_ck_1a2b3c4d5e``; always below 63 bytes."""
     return f"{LOCKSTEP_SCHEMA}_{kind}_{short_hash(kind, *parts)}"
+
+
+def verbatim(text: str) -> sql.SQL:
+    """Return SQL text that the server itself printed or the user's own parsed slice, as a part of a statement.
+
+    The one place where text that is not a literal of this program becomes SQL: never pass a name or a value.
+    """
+    return sql.SQL(text)

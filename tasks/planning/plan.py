@@ -47,6 +47,8 @@ class Transaction(Part):
 
     kind: Literal["transaction"] = "transaction"
     statements: tuple[str, ...]
+    statement_timeout_ms: int | None = None
+    """Overrides the step's, e.g. for a validation that undoes a short step."""
 
 
 class BuildIndex(Part):
@@ -83,13 +85,16 @@ class Assignment(Part):
 class Backfill(Part):
     """Fill the new shape of unfilled rows in key order, in batches, until none is left.
 
-    Touches a row only where ``lockstep_pending`` is true; runs with ``lockstep.direction = 'none'``.
+    ``unfilled`` is the predicate over the row that says it still has to be filled (bits of the integer marker
+    ``lockstep_pending``); ``assignments`` fill the new columns of the unfilled groups only and clear their bits, so
+    the marker is one of them. Runs with ``lockstep.direction = 'none'``.
     """
 
     kind: Literal["backfill"] = "backfill"
     table: TableName
     key: tuple[str, ...]
     key_types: tuple[str, ...]
+    unfilled: str
     assignments: tuple[Assignment, ...]
     personal_key: bool = False
 
@@ -200,6 +205,8 @@ class MappedGroup(Part):
     new: tuple[str, ...]
     up: tuple[Assignment, ...]
     down: tuple[Assignment, ...]
+    bits: int = 0
+    """The group's bits in the marker column ``lockstep_pending``; 0 when the table has no marker (yet)."""
 
 
 class Note(Part):

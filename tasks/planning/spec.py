@@ -1,1 +1,300 @@
-"""The spec: what the user wants, as YAML or as a bare ``.sql`` file. Everything but the change is optional."""
+"""The spec: what the user wants, as YAML or as a bare ``.sql`` file. Everything but the change is optional.
+
+`load` reads a file; every objection is a `SpecError` that names the file, the line and what to write instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import time, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tasks.planning.errors import SpecError
+from tasks.planning.names import TableName
+from tasks.planning.plan import Severity
+from tasks.planning.spec_text import SpecText
+from tasks.planning.statements import Statement, parse_change
+
+ENDINGS = (".yaml", ".yml", ".sql")
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+PhaseName = Literal["expand", "backfill", "constrain", "switch", "contract"]
+UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+class Part(BaseModel):
+    """Base of the spec's types: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def split_name(text: str) -> tuple[str, ...]:
+    """Split ``schema.table.column`` as PostgreSQL would: quoted parts verbatim, others in lower case.
+
+    Raises ValueError for what is not a dotted name.
+    """
+    parts = re.findall(r'"(?:[^"]|"")+"|[^".\s]+', text.strip())
+    if not parts or ".".join(parts) != text.strip():
+        raise ValueError(f"{text!r} is not a name")
+    return tuple(part[1:-1].replace('""', '"') if part.startswith('"') else part.lower() for part in parts)
+
+
+def column_name(text: str) -> tuple[TableName, str]:
+    """Return the table (``schema`` empty when none is written) and the column of ``[schema.]table.column``."""
+    parts = split_name(text)
+    if len(parts) not in (2, 3):
+        raise ValueError(f"{text!r} is not of the form table.column")
+    return TableName("" if len(parts) == 2 else parts[0], parts[-2]), parts[-1]
+
+
+def table_name(text: str) -> TableName:
+    """Return the table of ``[schema.]table``; ``schema`` is empty when none is written."""
+    parts = split_name(text)
+    if len(parts) > 2:
+        raise ValueError(f"{text!r} is not of the form table or schema.table")
+    return TableName("" if len(parts) == 1 else parts[0], parts[-1])
+
+
+def _is_column(text: str) -> str:
+    column_name(text)
+    return text
+
+
+def _is_table(text: str) -> str:
+    table_name(text)
+    return text
+
+
+def _clock(value: object) -> object:
+    if isinstance(value, int):
+        # YAML 1.1 reads an unquoted 02:00 as a number to the base of sixty.
+        raise ValueError('write the time in quotes, e.g. "02:00"')
+    if isinstance(value, str) and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
+        raise ValueError('a time of day is written "HH:MM"')
+    return value
+
+
+def _duration(value: object) -> object:
+    match = re.fullmatch(r"(\d{1,6})\s*([smhdw])", value) if isinstance(value, str) else None
+    if match:
+        return timedelta(seconds=int(match[1]) * UNITS[match[2]])
+    if value == "0" or (value == 0 and not isinstance(value, bool)):
+        return timedelta()
+    raise ValueError("a duration is a number and a unit: 7d, 12h, 30m, 45s, or 0")
+
+
+ColumnText = Annotated[str, Field(description="table.column or schema.table.column"), BeforeValidator(_is_column)]
+TableText = Annotated[str, Field(description="table or schema.table"), BeforeValidator(_is_table)]
+Expression = Annotated[str, Field(min_length=1, description="An SQL expression over one row")]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration, json_schema_input_type=str | Literal[0]),
+    Field(description="How long both shapes are kept after the switch: 7d, 12h, 30m, 0"),
+]
+Clock = Annotated[str, BeforeValidator(_clock), Field(description="HH:MM")]
+
+
+class Mapping(Part):
+    """How a new column follows from the old ones (``up``) and the old ones from it (``down``)."""
+
+    up: Expression | None = None
+    down: Expression | dict[str, Expression] | None = None
+    """One expression for the one old column, or an expression for every old column by name."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.up is None and self.down is None:
+            raise ValueError("a mapping needs up, down or both")
+        return self
+
+    def down_columns(self) -> str | dict[str, str] | None:
+        """Return ``down`` with its column names unquoted, as the catalog has them."""
+        if not isinstance(self.down, dict):
+            return self.down
+        return {split_name(name)[-1]: expression for name, expression in self.down.items()}
+
+
+class Rule(Part):
+    """A business rule: ``where`` has to be true for every row of the table."""
+
+    table: TableText
+    where: Expression
+    severity: Severity = "CRITICAL"
+
+
+class Gates(Part):
+    """What is checked besides what Lockstep always checks."""
+
+    rules: dict[str, Rule] = Field(default_factory=dict)
+    suites: tuple[str, ...] = ()
+    """Paths of the user's own expectation suites."""
+
+
+class Window(Part):
+    """When heavy work may run; ``end`` before ``start`` means past midnight."""
+
+    days: tuple[Day, ...] = Field(min_length=1)
+    start: Clock
+    end: Clock
+    timezone: str = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (OSError, ValueError, KeyError):
+            raise ValueError("no such time zone; write one like Europe/Berlin or UTC") from None
+        return value
+
+    @model_validator(mode="after")
+    def _has_length(self) -> Self:
+        if self.start == self.end:
+            raise ValueError("start and end are the same time")
+        return self
+
+    @property
+    def hours(self) -> tuple[time, time]:
+        """Start and end as times of day in ``timezone``."""
+        return time.fromisoformat(self.start), time.fromisoformat(self.end)
+
+
+class Spec(Part):
+    """One migration as its author describes it."""
+
+    name: str = Field(description="The migration's name, e.g. intake-v2")
+    database: str | None = Field(default=None, description="The database's name; never a URL")
+    change: str | None = Field(default=None, description="The SQL that should simply have been run")
+    change_file: str | None = Field(default=None, description="A file with that SQL, relative to the spec")
+    mapping: dict[ColumnText, Mapping] = Field(default_factory=dict)
+    personal: tuple[ColumnText, ...] = Field(default=(), description="Columns never shown, logged or sampled")
+    gates: Gates = Gates()
+    approvals: tuple[PhaseName, ...] = Field(
+        default=("switch", "contract"), description="Phases that wait for a person's word"
+    )
+    soak: Duration = timedelta()
+    window: Window | None = None
+    queries: tuple[str, ...] = Field(default=(), description="SELECTs to be explained and timed before and after")
+
+    @field_validator("name")
+    @classmethod
+    def _is_plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", value):
+            raise ValueError("a name has up to 63 lower-case letters, digits, '-' and '_'")
+        return value
+
+    @field_validator("database")
+    @classmethod
+    def _is_no_url(cls, value: str | None) -> str | None:
+        # The value is not repeated: it may be a URL with a password.
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
+            raise ValueError("a database is given by its name (letters, digits, '-' and '_'), never by a URL")
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_change(self) -> Self:
+        if (self.change is None) == (self.change_file is None):
+            raise ValueError("write either change (the SQL) or change_file (a path), and not both")
+        return self
+
+    def mappings(self) -> dict[tuple[TableName, str], Mapping]:
+        """Return the mapping by table (as written) and column, unquoted."""
+        return {column_name(name): mapping for name, mapping in self.mapping.items()}
+
+    def personal_columns(self) -> tuple[tuple[TableName, str], ...]:
+        """Return the personal columns by table (as written) and column, unquoted."""
+        return tuple(column_name(name) for name in self.personal)
+
+
+@dataclass(frozen=True)
+class LoadedSpec:
+    """A spec as read from its file."""
+
+    spec: Spec
+    text: str
+    """What was read, for the ledger; the SQL of a ``change_file`` is part of it, as comments."""
+    folder: Path
+    change: str
+    """The SQL, wherever it was written."""
+    change_source: str
+    """The name of the file with the SQL, for messages."""
+    first_line: int = 1
+    """The line of ``change_source`` on which the SQL starts."""
+
+    def statements(self) -> tuple[Statement, ...]:
+        """Return the change's statements. Raises `SpecError` and `Unsupported`."""
+        return parse_change(self.change, source=self.change_source, first_line=self.first_line)
+
+    @cached_property
+    def change_hash(self) -> str:
+        """Return the SHA-256 of what the spec means for the data: statements, mapping, personal columns, gates.
+
+        Comments and white space between statements, approvals, soak and window do not matter.
+        """
+        meaning: dict[str, Any] = {
+            "change": [statement.sql for statement in self.statements()],
+            **self.spec.model_dump(mode="json", include={"mapping", "personal", "gates"}),
+        }
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+def load(path: Path) -> LoadedSpec:
+    """Read a spec: YAML, or a bare ``.sql`` file whose name is the migration's. Raises `SpecError`."""
+    if path.suffix not in ENDINGS:
+        raise SpecError(f"{path}: a spec ends in {', '.join(ENDINGS)}.")
+    text = _read(path, str(path))
+    if path.suffix == ".sql":
+        spec = Spec(name=migration_name(path), change=text)
+        return LoadedSpec(spec, text, path.parent, change=text, change_source=path.name)
+    document = SpecText(text, path.name)
+    try:
+        spec = Spec.model_validate(document.content)
+    except ValidationError as error:
+        raise SpecError(
+            document.explain(error, Spec), remedy="`lockstep schema` prints what a spec may contain."
+        ) from None
+    if spec.change_file is None:
+        line = document.scalar_line("change")
+        return LoadedSpec(spec, text, path.parent, change=spec.change or "", change_source=path.name, first_line=line)
+    place = document.place(("change_file",))
+    change = _read(path.parent / spec.change_file, f"{place}: change_file {spec.change_file}")
+    quoted = "".join(f"# {line}\n" for line in change.splitlines())
+    whole = f"{text}\n# {spec.change_file}:\n{quoted}"
+    return LoadedSpec(spec, whole, path.parent, change=change, change_source=spec.change_file)
+
+
+def migration_name(path: Path) -> str:
+    """Return the name that a ``.sql`` file gives its migration: ``V12__intake_v2.sql`` → ``intake-v2``."""
+    stem = re.sub(r"^[VURB][\d._]*__", "", path.stem)
+    name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:63].strip("-")
+    if not name:
+        raise SpecError(f"{path}: the file's name gives no name for the migration.", remedy="Rename it, e.g. v2.sql.")
+    return name
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of a YAML spec, as JSON text, for editors."""
+    schema = Spec.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "Lockstep migration"
+    schema["oneOf"] = [{"required": ["change"]}, {"required": ["change_file"]}]
+    return json.dumps(schema, indent=2)
+
+
+def _read(path: Path, called: str) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except FileNotFoundError:
+        raise SpecError(f"{called}: there is no such file.") from None
+    except OSError as error:
+        raise SpecError(f"{called}: cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{called}: is not UTF-8 (byte {error.start}).") from None

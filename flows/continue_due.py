@@ -1,0 +1,29 @@
+"""The scheduled flow: carry on what has been approved, what has soaked, and what a dead worker left behind."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.expand_contract import expand_contract
+from tasks.due import due_migrations
+from tasks.narration import say
+from tasks.planning.errors import LockstepError
+
+
+@flow(name="continue", persist_result=False, retries=0)
+def continue_due(database: str) -> tuple[str, ...]:
+    """Carry on every migration of a database that may go on now, and return their names.
+
+    One that fails does not keep the others from going on; the last failure is this run's.
+    """
+    names = due_migrations(database)
+    failed: LockstepError | None = None
+    for name in names:
+        say(f"{name} may go on.")
+        try:
+            expand_contract(name, database)
+        except LockstepError as error:
+            failed = error
+    if failed is not None:
+        raise failed
+    return names

@@ -1,0 +1,118 @@
+"""`lockstep demo`: the drink-water database changes its shape under an application that reads and writes throughout.
+
+Back once from the middle, killed once and resumed, and on to the end. Nothing here is prepared for success: the
+commands are those of a user, and the application's own record decides at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from flows import console
+from tasks import prefect_server
+from tasks.application.application import Application
+from tasks.application.closing import closing_lines
+from tasks.application.stage import KILLED, MIGRATION, Stage, stage
+from tasks.planning.errors import MigrationError, UsageError
+
+STRATEGY = "expand-contract"
+CLIENTS = 4
+LINGER = 1.0
+"""Seconds for which the application goes on in a state before the next command changes it."""
+ROWS_PER_BATCH_BEFORE_KILL = 10_000
+"""The kill comes after as many batches as the rows have ten thousands: in the middle of the table."""
+
+
+def run(*, strategy: str, rows: int) -> int:
+    """Play the demo with so many intakes and return the exit code: 0 only if everything was equal.
+
+    Raises UsageError for a strategy that is not built yet, MigrationError when a command ends unexpectedly.
+    """
+    if strategy != STRATEGY:
+        raise UsageError(f"The strategy {strategy} is not built yet.", remedy=f"There is: --strategy {STRATEGY}")
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        say(f"A drink-water database with {rows:,} intakes is loaded into the embedded PostgreSQL.")
+        play = stack.enter_context(stage(rows=rows, say=say))
+        if "PREFECT_API_URL" not in os.environ:
+            # One server for all the commands below: each would start and stop its own otherwise.
+            stack.enter_context(prefect_server.serving(prefect_server.free_port()))
+        application = stack.enter_context(Application(play.target.conninfo))
+        heading(f"{CLIENTS} clients of the old application version start; they never stop writing")
+        application.set_shapes(old=CLIENTS, new=0)
+        there_and_back(play, application)
+        killed_and_resumed(play, application, rows)
+        switched(play, application)
+        contracted(play, application)
+        application.set_shapes(old=0, new=0)
+        heading(f"Report, after {time.monotonic() - began:.0f} s")
+        return judged(play, application)
+
+
+def there_and_back(play: Stage, application: Application) -> None:
+    """Carry the migration up to the backfill, and roll it back."""
+    heading("1. There and back: expand and backfill, then a rollback")
+    before = play.schema()
+    play.lockstep("run", str(play.spec), "--until", "backfill")
+    time.sleep(LINGER)
+    play.lockstep("rollback", MIGRATION, "--database", play.target.name)
+    comparison = application.compare()
+    if not comparison.equal or play.schema() != before:
+        raise MigrationError(f"The rollback left {len(comparison.discrepancies)} differences.")
+    say(f"Rolled back: the schema is as before, all {comparison.intakes:,} intakes are as the application knows them.")
+
+
+def killed_and_resumed(play: Stage, application: Application, rows: int) -> None:
+    """Carry the migration up to the switch; the first runner is killed in mid-backfill."""
+    heading("2. Again, and kill -9 in the middle of the backfill")
+    batches = max(1, rows // ROWS_PER_BATCH_BEFORE_KILL)
+    play.lockstep("run", str(play.spec), code=KILLED, crash_at=f"during:{play.backfill_step()}:{batches}")
+    done, total = play.filled()
+    say(f"Killed with {done:,} of {total:,} rows done. The application notices nothing; the same command goes on:")
+    play.lockstep("run", str(play.spec), code=console.EXIT_WAITING)
+    if application.report().errors:
+        raise MigrationError("The application had errors.")
+
+
+def switched(play: Stage, application: Application) -> None:
+    """Approve the switch, and deploy the new application version beside the old one."""
+    heading("3. The switch. It needs a person's approval; the demo approves by itself")
+    play.lockstep("approve", MIGRATION, "--database", play.target.name, "--why", "the demo approves by itself")
+    play.lockstep("run", str(play.spec), code=console.EXIT_WAITING)
+    say(f"{CLIENTS} clients of the new version start beside the old ones, on the same rows.")
+    application.set_shapes(old=CLIENTS, new=CLIENTS)
+    time.sleep(3 * LINGER)
+    comparison = application.compare()
+    if not comparison.equal:
+        raise MigrationError(f"{len(comparison.discrepancies)} rows differ between the shapes and the record.")
+    say(f"All {comparison.intakes:,} intakes are as written, seen through either shape.")
+
+
+def contracted(play: Stage, application: Application) -> None:
+    """Stop the old version, approve contract without the soak, and finish."""
+    heading("4. The old version stops. Contract is approved, its soak of seven days waived: this is a demo")
+    application.set_shapes(old=0, new=CLIENTS)
+    why = "the demo approves by itself and does not wait for seven days"
+    play.lockstep("approve", MIGRATION, "--database", play.target.name, "--waive-soak", "--why", why)
+    play.lockstep("run", str(play.spec))
+    time.sleep(LINGER)
+
+
+def judged(play: Stage, application: Application) -> int:
+    """Compare every row with the application's record, and print the report."""
+    report, comparison = application.report(), application.compare()
+    for line in closing_lines(play, report, comparison):
+        say(line)
+    equal = comparison.equal and not report.errors and not report.discrepancies
+    say("Everything is equal." if equal else "NOT EVERYTHING IS EQUAL: see above.")
+    return console.EXIT_DONE if equal else console.EXIT_FAILED
+
+
+def heading(text: str) -> None:
+    console.out().print(f"\n{text}", style="bold", markup=False)
+
+
+def say(text: str) -> None:
+    console.out().print(text, markup=False)

@@ -1,0 +1,140 @@
+"""Commands that only look: status, verify, doctor."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rich.table import Table
+
+from flows import console, known
+from tasks.account import account_of
+from tasks.database.connection import connect
+from tasks.database.ledger import Ledger
+from tasks.databases import target_of
+from tasks.doctor import examine
+from tasks.planning.errors import UsageError
+from tasks.planning.gates import GateResult
+from tasks.standing import Standing, standing_of
+
+MARKS = {"ok": "ok", "look": "look", "fix": "FIX"}
+
+
+def status(name: str | None, database: str | None, form: str) -> int:
+    """Print where one migration stands, or all of a database."""
+    target = target_of(known.database_of(name, database))
+    if name is not None:
+        standing = standing_of(target, name)
+        if form == "json":
+            console.print_json(status_document(standing))
+        else:
+            _print_standing(standing)
+        return console.EXIT_DONE
+    with connect(target, role="status") as connection:
+        names = [record.name for record in Ledger(connection).migrations()]
+    standings = [standing_of(target, found) for found in names]
+    if form == "json":
+        console.print_json([status_document(standing) for standing in standings])
+        return console.EXIT_DONE
+    if not standings:
+        console.out().print(f"No migration is recorded in {target.name}.", markup=False)
+    for standing in standings:
+        console.out().print(f"{standing.name}: {account_of(standing).where}", markup=False)
+    return console.EXIT_DONE
+
+
+def status_document(standing: Standing) -> dict[str, Any]:
+    """Return a migration's status for programs."""
+    account = account_of(standing)
+    wait = standing.waits_for
+    return {
+        "migration": standing.name,
+        "database": standing.plan.database,
+        "state": standing.state.value,
+        "where": account.where,
+        "safe": account.safe,
+        "next": account.next,
+        "back": account.back,
+        "waits_for": {"reason": wait.reason, "subject": wait.subject, "until": wait.until} if wait else None,
+        "switched_at": standing.record.switched_at,
+        "error": standing.record.error,
+        "phases": [
+            record.model_dump(mode="json", exclude={"position"})
+            for record in sorted(standing.phases.values(), key=lambda record: record.position)
+        ],
+        "progress": [record.model_dump(mode="json", exclude={"cursor"}) for record in standing.progress],
+        "gates": [record.result.model_dump(mode="json") for record in standing.gates.values()],
+        "approvals": [approval.model_dump(mode="json") for approval in standing.approvals],
+        "sync_failures": [failure.model_dump(mode="json") for failure in standing.failures],
+    }
+
+
+def verify(name: str, database: str | None, form: str) -> int:
+    """Run the gate that compares the shapes, print what it finds, and record nothing."""
+    from tasks.gate import evaluate, main_gate
+
+    target = target_of(known.database_of(name, database))
+    standing = standing_of(target, name)
+    found = main_gate(standing.plan.phases)
+    if found is None:
+        raise UsageError(f"The plan of {name} has no gate.")
+    phase, gate = found
+    if not standing.carried_out(phase):
+        raise UsageError(
+            f"{name} has not come to the gate {gate.name} yet: it belongs to {phase.name}.",
+            remedy=f"See  lockstep status {name}",
+        )
+    result = evaluate(standing, phase, gate.name, target)
+    if form == "json":
+        console.print_json(result.model_dump(mode="json") | {"success": result.success})
+    else:
+        _print_gate(result)
+    return console.EXIT_DONE if result.success else console.EXIT_FAILED
+
+
+def doctor(database: str | None, form: str) -> int:
+    """Print what was looked at and what to fix; exit code 1 if anything has to be fixed."""
+    findings = examine((database,) if database else known.databases())
+    if form == "json":
+        console.print_json([vars(finding) for finding in findings])
+    else:
+        for finding in findings:
+            console.out().print(f"{MARKS[finding.verdict]:5}{finding.subject}: {finding.detail}", markup=False)
+            if finding.fix:
+                console.out().print(f"     → {finding.fix}", markup=False, style="bold")
+    return console.EXIT_FAILED if any(finding.verdict == "fix" for finding in findings) else console.EXIT_DONE
+
+
+def _print_standing(standing: Standing) -> None:
+    account, out = account_of(standing), console.out()
+    for question, answer in (
+        ("Where is it", account.where),
+        ("Is the data safe", account.safe),
+        ("What is next", account.next),
+        ("How to go back", account.back),
+    ):
+        out.print(f"{question}?", style="bold")
+        out.print(f"  {answer}", markup=False)
+    table = Table("Phase", "State", "Attempts", "Started", "Finished")
+    for phase in standing.plan.phases:
+        record = standing.phases.get(phase.name)
+        if record is not None:
+            times = (_time(record.started_at), _time(record.finished_at))
+            table.add_row(phase.name, record.state.value, str(record.attempts), *times)
+    out.print(table)
+    for progress in standing.progress:
+        of = f" of {progress.rows_total:,}" if progress.rows_total else ""
+        out.print(f"{progress.step}: {progress.rows_done:,}{of} rows", markup=False)
+
+
+def _print_gate(result: GateResult) -> None:
+    out = console.out()
+    out.print(f"{result.gate}: {'holds' if result.success else 'FAILS'}", style="bold", markup=False)
+    for check in sorted(result.checks, key=lambda check: check.success):
+        out.print(f"  {'ok' if check.success else check.severity:9}{check.summary}", markup=False)
+    if result.docs:
+        out.print(f"Data Docs: {result.docs}", markup=False)
+
+
+def _time(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}" if at else ""

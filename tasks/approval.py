@@ -1,0 +1,79 @@
+"""Approvals: what a migration waits for, and decisions about it, which the ledger keeps."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+
+from prefect.input import RunInput
+from pydantic import Field
+
+from tasks.database.connection import Target, connect
+from tasks.database.ledger import Ledger
+from tasks.narration import say
+from tasks.planning.errors import UsageError, Waiting
+from tasks.standing import CONTRACT, Standing, Wait, standing_of
+
+
+class ApprovalInput(RunInput):
+    """The form that Prefect shows for a suspended run."""
+
+    approve: bool = Field(default=True, description="Go on?")
+    who: str = Field(default="", description="Who decides")
+    why: str = Field(default="", description="Why; kept in the ledger")
+
+
+def present_user() -> str:
+    """Return who sits at this machine, as ``user@host``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def record(target: Target, migration: str, subject: str, decision: ApprovalInput, *, waive_soak: bool = False) -> None:
+    """Keep a decision about a phase, or about the warnings of a gate, in the ledger."""
+    with connect(target, role="approve") as connection:
+        Ledger(connection).approve(
+            migration,
+            subject,
+            who=decision.who or "somebody, through Prefect's form",
+            why=decision.why,
+            decision="approved" if decision.approve else "rejected",
+            waive_soak=waive_soak,
+        )
+    what = "approved" if decision.approve else "rejected"
+    say(f"{migration}: {subject} {what} by {decision.who or 'somebody'}{', soak waived' if waive_soak else ''}.")
+
+
+def approve_next(target: Target, migration: str, *, who: str, why: str, waive_soak: bool) -> str:
+    """Approve what a migration waits for, and return what that was. Raises UsageError when it waits for nothing."""
+    standing = standing_of(target, migration)
+    wait = standing.waits_for
+    if wait is None:
+        raise UsageError(
+            f"{migration} waits for no approval; it is {standing.state.value.replace('_', ' ')}.",
+            remedy=f"See  lockstep status {migration}",
+        )
+    if waive_soak and wait.subject != CONTRACT:
+        raise UsageError(f"{migration} waits for {wait.subject}, which has no soak.", remedy="Leave out --waive-soak.")
+    record(target, migration, wait.subject, ApprovalInput(who=who, why=why), waive_soak=waive_soak)
+    return wait.subject
+
+
+def waiting(standing: Standing, wait: Wait) -> Waiting:
+    """Return the exception that says what is waited for and which command comes next."""
+    run = f"lockstep run {standing.name} --database {standing.plan.database}"
+    approve = f"lockstep approve {standing.name}"
+    match wait.reason:
+        case "soak":
+            remedy = f"Then:  {run}\nNow already:  {approve} --waive-soak --why '…'  and the same."
+        case "approval":
+            remedy = f"{approve}  and then  {run}"
+    return Waiting(
+        f"{standing.name} waits before {wait.subject}: {wait.question}",
+        reason=wait.reason,
+        phase=wait.subject,
+        remedy=remedy,
+    )

@@ -1,0 +1,249 @@
+"""Schema-only clones: scratch databases with the live schema and no rows, to try a change and a plan on.
+
+``pg_dump --schema-only`` of the live database is restored into a template database; every scratch database is a copy
+of that. Owners, privileges, publications, subscriptions and tablespaces stay behind, since the scratch server has
+neither the roles nor the peers; `schema_hash` leaves them out for that reason. Lockstep's own schema stays behind
+too, and with it the sync triggers of other migrations that are under way.
+
+The clone is compared with the live catalog before anyone may use it: planning never goes on with another schema.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
+
+from tasks.database.catalog import snapshot
+from tasks.database.connection import Target, connect, scrubbed
+from tasks.database.inspection import ServerFacts
+from tasks.database.server import EmbeddedServer, program, start
+from tasks.planning import parser
+from tasks.planning.catalog import Catalog
+from tasks.planning.errors import CannotConnect, MigrationError, MissingPrivilege, SchemaChanged, Unsupported
+from tasks.planning.names import LOCKSTEP_SCHEMA, display
+from tasks.planning.schema_hash import catalog_text, describe_difference, digest
+
+SCRATCH_PREFIX = "lockstep_scratch_"
+DUMP_MAJOR = 18
+"""The newest pg_dump: it reads every older server."""
+
+DUMP_LOCK_WAIT_MS = 5_000
+DUMP_TIMEOUT_S = 600
+RESTORE_BATCH = 200
+"""Statements sent at once: each batch is one transaction, whose locks have to fit the server's lock table."""
+
+DUMP_OPTIONS = (
+    "--schema-only",
+    "--no-owner",
+    "--no-privileges",
+    "--no-publications",
+    "--no-subscriptions",
+    "--no-tablespaces",
+    "--no-security-labels",
+    "--encoding=UTF8",
+    f"--exclude-schema={LOCKSTEP_SCHEMA}",
+    f"--lock-wait-timeout={DUMP_LOCK_WAIT_MS}",
+)
+
+
+class SchemaClone:
+    """A context manager: inside it, `fresh` makes scratch databases with the schema of ``target``; at exit all go.
+
+    ``scratch`` is where: an embedded server, or any database of the server to use (its role needs CREATEDB). Raises
+    `SchemaChanged` when the restored schema is not the live one, `MissingPrivilege` when the dump or CREATE DATABASE
+    is refused, `Unsupported` when the scratch server cannot take the schema (an extension that it lacks).
+    """
+
+    def __init__(self, target: Target, scratch: EmbeddedServer | Target) -> None:
+        self.target = target
+        self._scratch = scratch if isinstance(scratch, Target) else Target("scratch", scratch.url("postgres"))
+        self._name = f"{SCRATCH_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
+        self._made: list[str] = []
+        self._live: Catalog | None = None
+
+    @property
+    def live(self) -> Catalog:
+        """The catalog of the live database that the clone was compared with."""
+        if self._live is None:
+            raise RuntimeError("SchemaClone is used outside its with block")
+        return self._live
+
+    def __enter__(self) -> Self:
+        try:
+            statements = _statements(dump_schema(self.target))
+            template = self._create(self._name, template="template0")
+            _restore(statements, template, self.target)
+            self._live = self._compare(template)
+        except BaseException:
+            self._drop_all()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._drop_all()
+
+    def fresh(self) -> Target:
+        """Return a new scratch database with the live schema; it is dropped at exit, with whoever is connected."""
+        if self._live is None:
+            raise RuntimeError("SchemaClone is used outside its with block")
+        return self._create(f"{self._name}_{len(self._made)}", template=self._name)
+
+    def _create(self, name: str, *, template: str) -> Target:
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8'").format(
+            sql.Identifier(name), sql.Identifier(template)
+        )
+        with connect(self._scratch, role="scratch") as conn:
+            try:
+                conn.execute(statement)
+            except psycopg.errors.InsufficientPrivilege:
+                raise MissingPrivilege(
+                    f"The role {conn.info.user!r} may not create scratch databases on {self._scratch.address}.",
+                    grant=sql.SQL("ALTER ROLE {} CREATEDB").format(sql.Identifier(conn.info.user)).as_string(conn),
+                ) from None
+        self._made.append(name)
+        return Target(name, make_conninfo(self._scratch.conninfo, dbname=name))
+
+    def _compare(self, template: Target) -> Catalog:
+        with connect(self.target, role="plan") as conn:
+            live = snapshot(conn)
+        with connect(template, role="scratch") as conn:
+            clone = snapshot(conn)
+        expected, found = catalog_text(live), catalog_text(clone)
+        if expected != found:
+            difference = "\n".join(f"  {line}" for line in describe_difference(expected, found))
+            raise SchemaChanged(
+                f"The clone of the schema of {self.target.name!r} is not the same as the live schema:\n{difference}",
+                expected=digest(expected),
+                found=digest(found),
+                remedy="If the live schema was being changed just now, plan again; else report this, with these lines.",
+            )
+        return live
+
+    def _drop_all(self) -> None:
+        if not self._made:
+            return
+        with connect(self._scratch, role="scratch") as conn:
+            while self._made:
+                drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(self._made[-1]))
+                conn.execute(drop)
+                self._made.pop()
+
+
+def choose_scratch(target: Target, facts: ServerFacts) -> EmbeddedServer | Target:
+    """Return where to clone: the embedded server of the nearest major version, else the target's own server.
+
+    The target's server is taken when the schema needs extensions that the embedded one lacks.
+    """
+    server = start(16 if facts.major <= 16 else 18)
+    with connect(target, role="plan") as conn:
+        installed = _names(conn, "SELECT extname FROM pg_extension")
+    with connect(Target("scratch", server.url("postgres")), role="scratch") as conn:
+        available = _names(conn, "SELECT name FROM pg_available_extensions")
+    return server if installed <= available else target
+
+
+def dump_schema(target: Target) -> str:
+    """Return the schema of a database as pg_dump writes it. The password goes by the environment, never by argument."""
+    environment, rest = _environment(target)
+    command = [str(program("pg_dump", DUMP_MAJOR)), *DUMP_OPTIONS, f"--dbname={rest}"]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, timeout=DUMP_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise MigrationError(
+            f"The schema of {target.name!r} could not be dumped within {DUMP_TIMEOUT_S} s.",
+            safety="Nothing was touched.",
+        ) from None
+    if done.returncode != 0:
+        raise _dump_error(target, scrubbed(done.stderr.decode(errors="replace"), target))
+    return done.stdout.decode()
+
+
+def _environment(target: Target) -> tuple[dict[str, str], str]:
+    """Split a connection string into environment variables for libpq and what has no variable of its own."""
+    variables = {
+        option.keyword.decode(): option.envvar.decode()
+        for option in psycopg.pq.Conninfo.get_defaults()
+        if option.envvar is not None
+    }
+    parts = {name: str(value) for name, value in conninfo_to_dict(target.conninfo).items()}
+    environment = {
+        **os.environ,
+        **{variables[name]: value for name, value in parts.items() if name in variables},
+        "PGAPPNAME": "lockstep:plan",
+        # Messages are looked at: in one language.
+        "LC_ALL": "C",
+    }
+    rest = {name: value for name, value in parts.items() if name not in variables and name != "sslpassword"}
+    return environment, make_conninfo("", **rest)
+
+
+def _dump_error(target: Target, message: str) -> MigrationError:
+    last = " ".join(message.split())[-600:]
+    denied = re.search(r"permission denied for (table|sequence|schema|view|materialized view) (\S+)", message)
+    if denied:
+        return MissingPrivilege(
+            f"The schema of {target.name!r} cannot be read: {denied.group(0)}.",
+            # PostgreSQL 14 and later; before that, SELECT on the table that is named.
+            grant=f"GRANT pg_read_all_data TO {display(str(conninfo_to_dict(target.conninfo).get('user')))}",
+        )
+    if "connection to server" in message:
+        return CannotConnect(f"pg_dump cannot connect to {target.name!r}: {last}")
+    return MigrationError(f"pg_dump of {target.name!r} failed: {last}", safety="Nothing was touched.")
+
+
+# ------------------------------------------------------------------------------------------------ restoring
+
+
+def _statements(dump: str) -> list[parser.Parsed]:
+    """Split a dump, without psql's own lines and without what belongs to Lockstep's schema."""
+    dump = re.sub(r"^\\restrict \w+$", "", dump, count=1, flags=re.MULTILINE)
+    head, mark, tail = dump.rpartition("\n\\unrestrict ")
+    dump = head + "\n" + tail.partition("\n")[2] if mark else dump
+    return [item for item in parser.parse(dump) if not _is_lockstep(item)]
+
+
+def _is_lockstep(item: parser.Parsed) -> bool:
+    """Whether the statement makes or sets a sync trigger, whose function is not in the dump."""
+    return item.name in ("create_trig_stmt", "alter_table_stmt") and bool(
+        re.search(
+            rf"EXECUTE FUNCTION {LOCKSTEP_SCHEMA}\.|(ENABLE|DISABLE)( \w+)? TRIGGER {LOCKSTEP_SCHEMA}_", item.text
+        )
+    )
+
+
+def _restore(statements: list[parser.Parsed], template: Target, target: Target) -> None:
+    with connect(template, role="scratch") as conn:
+        known = _names(conn, "SELECT name FROM pg_settings")
+        texts = [item.text for item in statements if item.name != "variable_set_stmt" or item.node.name in known]
+        # The dump sets statement_timeout = 0 for its own restore.
+        for first in range(0, len(texts), RESTORE_BATCH):
+            batch = texts[first : first + RESTORE_BATCH]
+            try:
+                conn.execute(";\n".join(batch).encode())
+            except psycopg.errors.FeatureNotSupported as error:
+                raise Unsupported(
+                    f"the schema of {target.name!r} on the scratch server: {error.diag.message_primary}",
+                    instead="Name a scratch server that has what the schema needs, or let the role create databases.",
+                ) from None
+            except psycopg.Error as error:
+                raise MigrationError(
+                    f"The schema of {target.name!r} cannot be cloned: {error.diag.message_primary} [{error.sqlstate}]",
+                    safety="Nothing was touched.",
+                ) from None
+
+
+def _names(conn: psycopg.Connection[TupleRow], query: str) -> frozenset[str]:
+    return frozenset(str(row[0]) for row in conn.execute(query.encode()).fetchall())

@@ -1,0 +1,223 @@
+"""Carries out one step: under its limits, behind the fence, recorded in the ledger, whatever happens to the connection.
+
+A transactional step commits together with its ledger row; when the answer of a COMMIT is lost, the ledger alone says
+whether it happened. Only 55P03 and 40P01 are tried again, as whole transactions. An interrupt stops the SQL.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import assert_never
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from tasks.database.backfill import run_backfill
+from tasks.database.connection import limits, session_limits
+from tasks.database.failures import LOCK_REFUSED, connection_lost, described
+from tasks.database.index_build import IndexConflict, build_index, drop_index
+from tasks.database.lease import LOCK_TIMEOUT_MS, Lease
+from tasks.database.ledger import Ledger
+from tasks.database.locks import Blocker, Patience, Watch, lock_not_acquired, watch_interval
+from tasks.database.progress import Report
+from tasks.planning.errors import MigrationError, RollbackRefused, StepFailed
+from tasks.planning.plan import Action, Analyze, Backfill, BuildIndex, DropIndex, Irreversible, Plan, Step, Transaction
+from tasks.planning.states import StepState
+
+Connection = psycopg.Connection[TupleRow]
+
+RECONNECTIONS = 20
+"""Lost connections that one step survives: a statement that takes the server down must not do so for ever."""
+
+
+class Executor:
+    """Runs and undoes the steps of one plan with the sessions of one lease."""
+
+    def __init__(self, lease: Lease, plan: Plan, *, patience: Patience | None = None) -> None:
+        self._lease = lease
+        self._plan = plan
+        self._patience = patience or Patience()
+
+    def run_step(self, phase: str, step: Step, report: Report) -> None:
+        """Carry a step out unless the ledger says that it is done.
+
+        Raises StepFailed, LockNotAcquired, SyncFailing, LeaseLost, CannotConnect; the step can then be run again.
+        """
+
+        def attempt() -> None:
+            ledger = self._ledger()
+            state = ledger.step(self._plan.name, step.id).state
+            if state is StepState.DONE:
+                return
+            if state is not StepState.RUNNING:
+                ledger.begin_step(self._plan.name, step.id)
+            self._perform(step, step.action, partial(ledger.finish_step, self._plan.name, step.id), report)
+
+        self._surviving(phase, step, attempt)
+
+    def undo_step(self, phase: str, step: Step, report: Report) -> None:
+        """Take a step back: its undo actions in order, each committed once; nothing where it left nothing.
+
+        Raises RollbackRefused when it cannot be undone, else as `run_step`.
+        """
+
+        def attempt() -> None:
+            ledger = self._ledger()
+            record = ledger.step(self._plan.name, step.id)
+            # A transaction that is not DONE was never committed; anything else may have left something.
+            interrupted = record.state is StepState.RUNNING and not step.transactional
+            if record.state is StepState.DONE or interrupted:
+                for number, action in enumerate(_undo_actions(step)[record.undone :], start=record.undone + 1):
+                    done = partial(ledger.undo_actions, self._plan.name, step.id, number)
+                    self._perform(step, action, done, report)
+            if record.state is not StepState.UNDONE:
+                ledger.undo_step(self._plan.name, step.id)
+
+        self._surviving(phase, step, attempt)
+
+    # --- survival ------------------------------------------------------------------------------------------------
+
+    def _surviving(self, phase: str, step: Step, attempt: Callable[[], None]) -> None:
+        """Repeat an attempt after lost connections; it reads the ledger first, so nothing is done twice."""
+        for remaining in reversed(range(RECONNECTIONS + 1)):
+            try:
+                with self._stopping():
+                    self._lease.check()
+                    attempt()
+                return
+            except psycopg.Error as error:
+                if not connection_lost(error):
+                    raise _step_failed(phase, step, error) from None
+                if not remaining:
+                    raise _step_failed(phase, step, error) from None
+            except IndexConflict as error:
+                raise StepFailed(
+                    f"{_where(phase, step)}: {error}.", phase=phase, step=step.id, sqlstate=None,
+                    remedy="Drop or rename that index, then run again.",
+                ) from None  # fmt: skip
+            self._lease.recover()
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Stop what runs on the server when the process is told to end."""
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
+            self._lease.cancel()
+            raise
+
+    def _ledger(self) -> Ledger:
+        return Ledger(self._lease.session("work"), fence=self._lease.fence)
+
+    # --- actions -------------------------------------------------------------------------------------------------
+
+    def _perform(self, step: Step, action: Action, done: Callable[[], None], report: Report) -> None:
+        """Carry one action out and record it with ``done``, in the action's own transaction where it has one."""
+        match action:
+            case Transaction():
+                work = partial(self._transaction, step, action, done)
+                self._patiently(step, work, lock_timeout_ms=step.lock_timeout_ms)
+                return
+            case BuildIndex():
+                timeout = step.statement_timeout_ms
+                self._patiently(step, lambda: build_index(self._fenced(), action, statement_timeout_ms=timeout))
+            case DropIndex():
+                self._patiently(step, lambda: drop_index(self._fenced(), action.table, action.index))
+            case Analyze():
+                self._patiently(step, partial(self._analyze, step, action))
+            case Backfill():
+                run_backfill(self._lease, self._plan.name, step, action, self._patience, report)
+            case _:
+                assert_never(action)
+        done()
+
+    def _transaction(self, step: Step, action: Transaction, done: Callable[[], None]) -> None:
+        connection = self._lease.session("work")
+        with connection.transaction():
+            own = action.statement_timeout_ms
+            timeout = own if own is not None else step.statement_timeout_ms
+            limits(connection, lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=timeout)
+            self._pin_settings(connection)
+            self._lease.fence(connection)
+            for statement in action.statements:
+                connection.execute(statement.encode())
+            done()
+
+    def _pin_settings(self, connection: Connection) -> None:
+        """Set the plan's settings for the transaction, and look whether it really has them."""
+        for name, value in self._plan.settings:
+            set_row = connection.execute("SELECT set_config(%s, %s, true)", (name, value)).fetchone()
+            show_row = connection.execute(sql.SQL("SHOW {}").format(sql.Identifier(*name.split(".")))).fetchone()
+            if set_row != show_row:
+                raise MigrationError(f"The session refused the setting {name} = {value}.")
+
+    def _fenced(self) -> Connection:
+        """Return the working session after a look at the fence: for statements that no transaction can hold."""
+        connection = self._lease.session("work")
+        with connection.transaction():
+            limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=LOCK_TIMEOUT_MS)
+            self._lease.fence(connection)
+        return connection
+
+    def _analyze(self, step: Step, action: Analyze) -> None:
+        connection = self._fenced()
+        session_limits(connection, lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=step.statement_timeout_ms)
+        connection.execute(sql.SQL("ANALYZE {}").format(action.table.identifier))
+
+    def _patiently(self, step: Step, work: Callable[[], None], *, lock_timeout_ms: int = 0) -> None:
+        """Repeat work while its lock is refused; raises LockNotAcquired, which names who was in the way."""
+        began, tries, blockers = time.monotonic(), 0, tuple[Blocker, ...]()
+
+        def once() -> None:
+            nonlocal tries, blockers
+            tries += 1
+            pid = self._lease.session("work").info.backend_pid
+            watch = Watch(self._lease.session("monitor"), pid, interval=watch_interval(lock_timeout_ms))
+            try:
+                with watch:
+                    work()
+            finally:
+                blockers = watch.blockers or blockers
+
+        try:
+            self._patience.retrying()(once)
+        except LOCK_REFUSED:
+            tables = tuple(lock.table for lock in step.locks)
+            seconds = time.monotonic() - began
+            raise lock_not_acquired(f"Step {step.id}", tables, blockers, tries=tries, seconds=seconds) from None
+
+
+def _undo_actions(step: Step) -> tuple[Action, ...]:
+    match step.undo:
+        case Irreversible(reason=reason):
+            raise RollbackRefused(f"Step {step.id} cannot be undone: {reason}")
+        case actions:
+            return actions
+
+
+def _where(phase: str, step: Step) -> str:
+    return f"Phase {phase}, step {step.id}"
+
+
+def _step_failed(phase: str, step: Step, error: psycopg.Error) -> StepFailed:
+    match error:
+        case psycopg.errors.UniqueViolation():
+            remedy = "Rows have the same key where the new shape wants it unique. Repair them, then run again."
+        case psycopg.errors.QueryCanceled():
+            remedy = (
+                f"It took longer than its {step.statement_timeout_ms} ms, or was cancelled. Run again when it is quiet."
+            )
+        case psycopg.OperationalError() if connection_lost(error):
+            remedy = f"The connection was lost {RECONNECTIONS} times in this step: look at the server's log."
+        case _:
+            remedy = "Repair the cause, then run again: it continues with this step. Or roll back."
+    return StepFailed(
+        f"{_where(phase, step)} ({step.title}) failed: {described(error)}.",
+        phase=phase, step=step.id, sqlstate=error.sqlstate, remedy=remedy,
+    )  # fmt: skip

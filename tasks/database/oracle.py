@@ -1,0 +1,98 @@
+"""The oracle: PostgreSQL itself says what the user's SQL means, and proves the plan that is made of it.
+
+Clone the schema, run the change there, compare the catalogs, let the server type-check `up` and `down`, try them on
+real rows (read-only), build the plan, prove it on further clones. The live database is only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from tasks.database import ledger
+from tasks.database.catalog import snapshot
+from tasks.database.clone import SchemaClone, choose_scratch
+from tasks.database.connection import Target, connect
+from tasks.database.inspection import check_privileges, require_usable
+from tasks.database.mappings import Mappings
+from tasks.database.proof import prove
+from tasks.database.trace import apply_change
+from tasks.planning.catalog import Catalog
+from tasks.planning.intent import intent_of
+from tasks.planning.meaning import changes
+from tasks.planning.plan import Plan
+from tasks.planning.planner import all_drafts, changed_tables, make_plan
+from tasks.planning.schema_hash import schema_hash
+from tasks.planning.spec import LoadedSpec
+from tasks.planning.statements import Statement
+from tasks.planning.states import MigrationState
+
+PINNED = (("TimeZone", "UTC"), ("DateStyle", "ISO, MDY"), ("IntervalStyle", "postgres"), ("extra_float_digits", "1"))
+"""Settings that decide what an expression means; the same on the clone, in every session of the executor and in the
+sync function. search_path is added from the database itself."""
+
+
+def plan(loaded: LoadedSpec, target: Target) -> Plan:
+    """Return the proven plan of a spec on a live database; an empty one when the change is already in place.
+
+    Raises:
+        SpecError, Unsupported: exit 2, nothing was touched.
+        CannotConnect, ReadOnlyServer, PoolerRefused, MissingPrivilege: exit 1, nothing was touched.
+    """
+    parsed = loaded.statements()
+    facts = require_usable(target)
+    with connect(target, role="plan") as live:
+        done = _already_in_place(loaded, target, live)
+        if done is not None:
+            return done
+        settings = (*PINNED, ("search_path", _search_path(live)))
+    with SchemaClone(target, choose_scratch(target, facts)) as clone:
+        before, after = _meaning(clone, parsed, settings)
+        before = _with_sizes(before, clone.live)
+        intent = intent_of(loaded, target.name, before, settings)
+        tables = changed_tables(changes(before, after))
+        found = all_drafts(intent, before, after, tables)
+        mappings = Mappings(clone, parsed, intent, before, after)
+        with connect(target, role="plan", settings=settings) as live:
+            check_privileges(live, tables)
+            canonical = mappings.canonical(found)
+            notes = mappings.probe(live, found, canonical)
+        made = make_plan(intent, before, after, tables, found, canonical, notes)
+        return prove(made, clone, after)
+
+
+def _already_in_place(loaded: LoadedSpec, target: Target, live: psycopg.Connection[TupleRow]) -> Plan | None:
+    """Return an empty plan when this very change is finished and the live schema is still what it led to."""
+    stored = ledger.Ledger(live).migration(loaded.spec.name)
+    if stored is None or stored.state not in (MigrationState.FINISHED, MigrationState.CLEANED):
+        return None
+    if stored.change_hash != loaded.change_hash:
+        return None
+    if schema_hash(snapshot(live), stored.plan.scope) != stored.plan.schema_target:
+        return None
+    return stored.plan.model_copy(
+        update={"phases": (), "why": "The change is already in place.", "database": target.name}
+    )
+
+
+def _search_path(live: psycopg.Connection[TupleRow]) -> str:
+    row = live.execute("SHOW search_path").fetchone()
+    return str(row[0]) if row else "public"
+
+
+def _meaning(
+    clone: SchemaClone, parsed: Sequence[Statement], settings: Sequence[tuple[str, str]]
+) -> tuple[Catalog, Catalog]:
+    with connect(clone.fresh(), role="oracle") as connection:
+        return apply_change(connection, parsed, settings)
+
+
+def _with_sizes(before: Catalog, live: Catalog) -> Catalog:
+    """Return the clone's catalog with the live tables' rows and bytes: a clone is empty."""
+    sized = []
+    for table in before.tables:
+        found = live.table(table.name)
+        sized.append(table.model_copy(update={"rows": found.rows, "bytes": found.bytes}) if found else table)
+    return before.model_copy(update={"tables": tuple(sized)})

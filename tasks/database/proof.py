@@ -1,0 +1,159 @@
+"""The proof of a plan: its own statements, run on clones of the schema before anything touches the real one.
+
+On a clone every phase is carried out and must lead to exactly the catalog that the user's SQL leads to; no step may
+rewrite a table; on a second clone everything is undone again, phase by phase, and must lead back to where it began.
+The schema hashes of the plan come from here, so a plan that exists has been carried out once already.
+
+Locks: none on the real database; the clones are scratch databases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import assert_never
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from tasks.database.catalog import snapshot
+from tasks.database.clone import SchemaClone
+from tasks.database.connection import connect
+from tasks.planning.catalog import Catalog
+from tasks.planning.errors import Unsupported
+from tasks.planning.names import LOCKSTEP_SCHEMA, TableName
+from tasks.planning.plan import (
+    Action,
+    Analyze,
+    Backfill,
+    BuildIndex,
+    DropIndex,
+    Irreversible,
+    Phase,
+    Plan,
+    Step,
+    Transaction,
+)
+from tasks.planning.schema_hash import describe_difference, schema_hash, schema_text
+
+
+def prove(plan: Plan, clone: SchemaClone, target: Catalog) -> Plan:
+    """Return the plan with its schema hashes, after carrying it out and undoing it on clones.
+
+    Raises:
+        Unsupported: the plan's statements do not lead where the user's do, rewrite a table, fail, or cannot be undone.
+    """
+    with connect(clone.fresh(), role="proof", settings=plan.settings) as connection:
+        _prepare(connection)
+        start = snapshot(connection)
+        plan = plan.model_copy(
+            update={
+                "schema_before": schema_hash(start, plan.scope),
+                "schema_target": schema_hash(target, plan.scope),
+                "phases": _carry_out(plan, connection, start),
+            }
+        )
+        _compare("the plan", schema_text(target, plan.scope), schema_text(snapshot(connection), plan.scope))
+    with connect(clone.fresh(), role="proof", settings=plan.settings) as connection:
+        _prepare(connection)
+        _there_and_back(plan, connection)
+    return plan
+
+
+def _prepare(connection: psycopg.Connection[TupleRow]) -> None:
+    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(LOCKSTEP_SCHEMA)))
+
+
+def _carry_out(plan: Plan, connection: psycopg.Connection[TupleRow], start: Catalog) -> tuple[Phase, ...]:
+    phases = []
+    here = schema_hash(start, plan.scope)
+    for phase in plan.phases:
+        for step in phase.steps:
+            files = _files(connection, plan.scope)
+            _perform(connection, step, (step.action,))
+            _refuse_rewrite(step, files, _files(connection, plan.scope))
+        after = schema_hash(snapshot(connection), plan.scope)
+        phases.append(phase.model_copy(update={"schema_before": here, "schema_after": after}))
+        here = after
+    return tuple(phases)
+
+
+def _there_and_back(plan: Plan, connection: psycopg.Connection[TupleRow]) -> None:
+    texts = []
+    reversible = [phase for phase in plan.phases if not any(isinstance(s.undo, Irreversible) for s in phase.steps)]
+    for phase in reversible:
+        texts.append(schema_text(snapshot(connection), plan.scope))
+        for step in phase.steps:
+            _perform(connection, step, (step.action,))
+    for phase, before in zip(reversed(reversible), reversed(texts), strict=True):
+        for step in reversed(phase.steps):
+            if not isinstance(step.undo, Irreversible):
+                _perform(connection, step, step.undo)
+        _compare(f"undoing {phase.name}", before, schema_text(snapshot(connection), plan.scope))
+
+
+def _perform(connection: psycopg.Connection[TupleRow], step: Step, actions: Sequence[Action]) -> None:
+    for action in actions:
+        try:
+            match action:
+                case Transaction():
+                    with connection.transaction():
+                        for statement in action.statements:
+                            connection.execute(statement.encode())
+                case BuildIndex():
+                    connection.execute(action.statement.encode())
+                case DropIndex():
+                    name = sql.Identifier(action.table.schema, action.index)
+                    connection.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(name))
+                case Backfill():
+                    _parse_backfill(connection, action)
+                case Analyze():
+                    pass
+                case _:
+                    assert_never(action)
+        except psycopg.Error as error:
+            raise Unsupported(
+                f"the change, because the step “{step.title}” fails on a clone: {error.diag.message_primary or error}",
+                instead="What stands in the way is usually an object that depends on a changed "
+                "column: drop it first and create it again afterwards.",
+            ) from None
+
+
+def _parse_backfill(connection: psycopg.Connection[TupleRow], action: Backfill) -> None:
+    """Run the backfill's expressions against the expanded table, which has no rows here."""
+    assignments = sql.SQL(", ").join(
+        sql.SQL("{} = ").format(sql.Identifier(a.column)) + sql.SQL(a.expression) for a in action.assignments
+    )
+    with connection.transaction():
+        connection.execute(
+            sql.SQL("UPDATE {} SET {} WHERE ").format(action.table.identifier, assignments) + sql.SQL(action.unfilled)
+        )
+
+
+def _files(connection: psycopg.Connection[TupleRow], scope: Sequence[TableName]) -> Mapping[TableName, int]:
+    found = {}
+    for name in scope:
+        row = connection.execute(
+            "SELECT pg_relation_filenode(to_regclass(%s))", (name.identifier.as_string(connection),)
+        ).fetchone()
+        if row is not None and row[0] is not None:
+            found[name] = row[0]
+    return found
+
+
+def _refuse_rewrite(step: Step, before: Mapping[TableName, int], after: Mapping[TableName, int]) -> None:
+    for name, file in before.items():
+        if after.get(name, file) != file:
+            raise Unsupported(
+                f"the step “{step.title}”, because it rewrites {name} under an ACCESS EXCLUSIVE lock",
+                instead="A volatile DEFAULT is the usual reason: add the column without it, or give a constant.",
+            )
+
+
+def _compare(what: str, expected: str, found: str) -> None:
+    if expected != found:
+        differences = "\n  ".join(describe_difference(expected, found))
+        raise Unsupported(
+            f"the change: on a clone, {what} does not lead to the schema that it has to lead to:\n  {differences}",
+            instead="Take what is named here out of the change and run it by itself.",
+        )

@@ -1,0 +1,140 @@
+"""Runs the phases of a registered migration: the lease around, the steps inside, the ledger beside."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import psycopg
+
+from tasks.database.connection import Target
+from tasks.database.crash import crash_point
+from tasks.database.executor import Executor
+from tasks.database.failures import connection_lost
+from tasks.database.lease import Lease
+from tasks.database.ledger import Ledger
+from tasks.database.locks import Patience
+from tasks.database.progress import Report
+from tasks.planning.errors import LeaseLost, LockstepError
+from tasks.planning.plan import Plan
+from tasks.planning.states import IllegalTransition, PhaseState, StepState
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised like Ctrl-C so that a running statement is cancelled and the lease released."""
+
+
+@contextmanager
+def open_runner(
+    target: Target, name: str, *, settings: Sequence[tuple[str, str]] | None = None, patience: Patience | None = None
+) -> Iterator[Runner]:
+    """Hold the lease of a registered migration for the length of a block; nothing is held afterwards.
+
+    ``settings`` are set in every session; the plan's own when None. Raises RunnerBusy, UnknownMigration, CannotConnect,
+    MissingPrivilege.
+    """
+    lease = Lease(target, name, settings if settings is not None else ())
+    with _sigterm_raises():
+        lease.acquire()
+        try:
+            plan = Ledger(lease.session("work")).known_migration(name).plan
+            if settings is None:
+                lease.pin(plan.settings)
+            yield Runner(lease, plan, patience)
+        finally:
+            lease.release()
+
+
+class Runner:
+    """Runs and undoes phases of one migration while it holds the lease."""
+
+    def __init__(self, lease: Lease, plan: Plan, patience: Patience | None = None) -> None:
+        self._lease = lease
+        self.plan = plan
+        self._executor = Executor(lease, plan, patience=patience)
+
+    @property
+    def token(self) -> int:
+        """The fencing token; a reconnection raises it."""
+        return self._lease.token
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger on a living, fenced session of this runner."""
+        try:
+            self._lease.check()
+            self._lease.session("ledger").execute("SELECT 1")
+        except psycopg.OperationalError as error:
+            if not connection_lost(error):
+                raise
+            self._lease.recover()
+        return Ledger(self._lease.session("ledger"), fence=self._lease.fence)
+
+    def run_phase(self, name: str, report: Report) -> None:
+        """Run the steps of a phase that are not done, in order; `finish_phase` then closes it, after its gate.
+
+        An error is recorded, marks the phase FAILED and is raised; running the phase again continues with the step.
+        """
+        phase = self.plan.phase(name)
+        self.ledger.begin_phase(self.plan.name, name)
+        with self._recording(name):
+            done = {step.step for step in self.ledger.steps(self.plan.name) if step.state is StepState.DONE}
+            for step in phase.steps:
+                if step.id in done:
+                    continue
+                crash_point("before", step.id)
+                self._executor.run_step(name, step, report)
+                crash_point("after", step.id)
+
+    def finish_phase(self, name: str) -> None:
+        """Mark a phase DONE."""
+        self.ledger.end_phase(self.plan.name, name, PhaseState.DONE)
+
+    def fail_phase(self, name: str, error: str) -> None:
+        """Mark a phase FAILED, e.g. because its gate failed."""
+        self.ledger.end_phase(self.plan.name, name, PhaseState.FAILED, error)
+
+    def undo_phase(self, name: str, report: Report) -> None:
+        """Undo the steps of a phase in reverse order and mark it UNDONE; raises RollbackRefused if one cannot be."""
+        with self._recording(name):
+            for step in reversed(self.plan.phase(name).steps):
+                crash_point("before-undo", step.id)
+                self._executor.undo_step(name, step, report)
+                crash_point("after-undo", step.id)
+            self.ledger.end_phase(self.plan.name, name, PhaseState.UNDONE)
+
+    @contextmanager
+    def _recording(self, phase: str) -> Iterator[None]:
+        """Mark the phase FAILED when the block fails or is interrupted; a replaced runner records nothing."""
+        try:
+            yield
+        except LeaseLost:
+            raise
+        except BaseException as error:
+            text = error.what if isinstance(error, LockstepError) else f"interrupted ({type(error).__name__})"
+            # A phase that never ran cannot become FAILED (IllegalTransition); its undo had nothing to do.
+            with contextlib.suppress(psycopg.Error, LockstepError, IllegalTransition):
+                self.fail_phase(phase, text)
+            raise
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM stop the SQL as Ctrl-C does, unless the program handles it already (Prefect does)."""
+
+    def raise_terminated(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated("SIGTERM")
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not ours:
+        yield
+        return
+    signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

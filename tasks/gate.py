@@ -1,0 +1,96 @@
+"""The task `gate`: evaluate a gate, keep its result, stop on what is critical."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import platformdirs
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from expectations.gate import run_gate
+from tasks.artifacts import key_of, publish_gate
+from tasks.database.connection import Target, connect
+from tasks.database.ledger import Ledger
+from tasks.databases import target_of
+from tasks.narration import say
+from tasks.planning.errors import GateFailed
+from tasks.planning.gates import GateResult
+from tasks.planning.plan import Gate, Phase
+from tasks.secrecy import discreet
+from tasks.standing import Standing, standing_of
+
+
+@task(name="gate", task_run_name="gate: {gate}", cache_policy=NO_CACHE, persist_result=False, retries=0)
+def check_gate(migration: str, database: str, phase: str, gate: str) -> None:
+    """Evaluate a gate of a phase now and record its result. Raises GateFailed when a CRITICAL check fails."""
+    with discreet():
+        target = target_of(database)
+        standing = standing_of(target, migration)
+        result = evaluate(standing, standing.plan.phase(phase), gate, target)
+        with connect(target, role="gate") as connection:
+            Ledger(connection).record_gate(migration, result)
+        publish_gate(migration, result)
+        tell(result)
+        if not result.success:
+            raise failure(result, migration)
+
+
+def evaluate(standing: Standing, phase: Phase, gate: str, target: Target) -> GateResult:
+    """Run a gate of the plan and return what it found; records nothing."""
+    chosen = next(found for found in (phase.gate_before, phase.gate_after) if found is not None and found.name == gate)
+    return run_gate(
+        chosen,
+        phase=phase.name,
+        target=target,
+        settings=standing.plan.settings,
+        docs=docs_folder(standing.name),
+        suites_root=suites_root(chosen, standing.spec_folder),
+    )
+
+
+def docs_folder(migration: str) -> Path:
+    """Return where a migration's Data Docs are kept on this machine."""
+    return platformdirs.user_data_path("lockstep") / "docs" / key_of(migration)
+
+
+def suites_root(gate: Gate, folder: Path | None) -> Path | None:
+    """Return what the paths of the user's suites start from: the spec's folder, else the working directory.
+
+    On another worker the folder of planning may be missing; a gate whose suites are nowhere fails.
+    """
+    for root in (folder, Path.cwd()):
+        if root is not None and all((root / suite).is_file() for suite in gate.user_suites):
+            return root
+    return folder
+
+
+def tell(result: GateResult) -> None:
+    """Say what a gate found: one sentence, and one for every check that fails."""
+    seconds = (result.finished_at - result.started_at).total_seconds()
+    verdict = "holds" if result.success and not result.warnings else "warns" if result.success else "FAILS"
+    say(f"gate {result.gate}: {verdict} ({len(result.checks)} checks, {seconds:.1f} s)")
+    for check in (*result.critical, *result.warnings):
+        say(f"  {check.severity}: {check.summary}")
+
+
+def failure(result: GateResult, migration: str) -> GateFailed:
+    """Return the error of a gate that failed, with what to do about it."""
+    failures = tuple(check.summary for check in result.critical) or ("nothing was evaluated",)
+    return GateFailed(
+        f"The gate {result.gate} of {migration} fails: {'; '.join(failures)}",
+        gate=result.gate,
+        failures=failures,
+        corruption=result.corruption,
+        remedy=f"Repair what it names and run again, or go back:  lockstep rollback {migration}",
+    )
+
+
+def main_gate(phases: Sequence[Phase]) -> tuple[Phase, Gate] | None:
+    """Return the gate that compares the two shapes: the first with a parity check, else the plan's last gate."""
+    gates = [(phase, gate) for phase in phases for gate in (phase.gate_before, phase.gate_after) if gate is not None]
+    return next(
+        (found for found in gates if any(check.kind == "parity" for check in found[1].checks)),
+        gates[-1] if gates else None,
+    )

@@ -1,0 +1,65 @@
+"""Whether indexes and constraints are in force: an invalid index serves nobody, and NOT VALID proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from tasks.planning.checks.rows import SAMPLE_SIZE, Heading, check_id
+from tasks.planning.names import TableName
+from tasks.planning.plan import Check
+
+
+def index_validity(table: TableName, expected: Sequence[str] = ()) -> Check:
+    """Return the check that every index of the table is valid and ready, and that those of ``expected`` exist."""
+    heading = Heading(
+        id=check_id("index_validity", table),
+        kind="index_validity",
+        title=f"{table}: every index is valid",
+        severity="CRITICAL",
+        table=table,
+    )
+    found = (
+        "SELECT c.relname::text AS name, i.indisvalid AND i.indisready AS good FROM pg_catalog.pg_index AS i"
+        " JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid WHERE i.indrelid = {}::pg_catalog.regclass"
+    )
+    return _named(heading, sql.SQL(found).format(_regclass(table)), expected)
+
+
+def constraint_validity(table: TableName, names: Sequence[str]) -> Check:
+    """Return the check that the constraints of these names exist and are validated."""
+    heading = Heading(
+        id=check_id("constraint_validity", table),
+        kind="constraint_validity",
+        title=f"{table}: constraints are validated: {', '.join(names)}",
+        severity="CRITICAL",
+        table=table,
+    )
+    found = (
+        "SELECT c.conname::text AS name, c.convalidated AS good FROM pg_catalog.pg_constraint AS c"
+        " WHERE c.conrelid = {}::pg_catalog.regclass AND c.conname::text = ANY ({})"
+    )
+    return _named(heading, sql.SQL(found).format(_regclass(table), _array(names)), names)
+
+
+def _named(heading: Heading, found: sql.Composable, expected: Sequence[str]) -> Check:
+    """Return the check over objects ``(name, good)``: an expected one that is not found is not good either."""
+    return heading.check(
+        sql.SQL(
+            "WITH judged AS (SELECT coalesce(f.name, e.name) AS name, coalesce(f.good, false) AS good"
+            " FROM ({found}) AS f FULL JOIN unnest({expected}) AS e(name) ON e.name = f.name)"
+            " SELECT (SELECT count(*) FROM judged AS j WHERE NOT j.good) AS failing,"
+            " (SELECT count(*) FROM judged) AS evaluated,"
+            " coalesce((SELECT jsonb_agg(s.name) FROM (SELECT j.name FROM judged AS j WHERE NOT j.good"
+            " ORDER BY j.name LIMIT {limit}) AS s), '[]'::jsonb) AS sample, '{{}}'::jsonb AS observed"
+        ).format(found=found, expected=_array(expected), limit=sql.Literal(SAMPLE_SIZE))
+    )
+
+
+def _regclass(table: TableName) -> sql.Literal:
+    return sql.Literal(table.identifier.as_string(None))
+
+
+def _array(names: Sequence[str]) -> sql.Composable:
+    return sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(sql.Literal(name) for name in names))

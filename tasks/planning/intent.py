@@ -1,0 +1,103 @@
+"""The user's intent: a spec with every name resolved against the catalog of its database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tasks.planning.catalog import Catalog, Table
+from tasks.planning.checks.suites import BusinessRule
+from tasks.planning.errors import SpecError
+from tasks.planning.names import TableName, display
+from tasks.planning.parser import column_references
+from tasks.planning.plan import Severity
+from tasks.planning.spec import LoadedSpec, table_name
+from tasks.planning.statements import find_table, using_expressions
+from tasks.planning.strategies.expand_contract.mapping import Wanted
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What the user wants of one database. ``personal`` holds ``schema.table.column``."""
+
+    name: str
+    database: str
+    change: str
+    change_hash: str
+    wanted: Mapping[TableName, Mapping[str, Wanted]]
+    """The spec's mapping, by table and (new, or plainly dropped) column."""
+    using: Mapping[TableName, Mapping[str, str]]
+    """USING expressions of the change, by table and old column."""
+    personal: frozenset[str]
+    rules: tuple[BusinessRule, ...]
+    user_suites: tuple[str, ...]
+    approvals: frozenset[str]
+    soak_seconds: int
+    settings: tuple[tuple[str, str], ...]
+
+
+def intent_of(loaded: LoadedSpec, database: str, before: Catalog, settings: tuple[tuple[str, str], ...]) -> Intent:
+    """Resolve a spec's names by the pinned search_path. Raises `SpecError` for a table or column that is not there."""
+    spec = loaded.spec
+    names = _Names(before, settings)
+    wanted: dict[TableName, dict[str, Wanted]] = {}
+    for (written, column), mapping in spec.mappings().items():
+        table = names.table(written, f"mapping {written.name}.{column}")
+        wanted.setdefault(table.name, {})[column] = Wanted(mapping.up, mapping.down_columns())
+    using: dict[TableName, dict[str, str]] = {}
+    for item in using_expressions(loaded.statements()):
+        found = find_table(before, item.table, names.path)
+        if found is not None:
+            using.setdefault(found.name, {})[item.column] = item.expression
+    return Intent(
+        name=spec.name,
+        database=database,
+        change=loaded.change,
+        change_hash=loaded.change_hash,
+        wanted=wanted,
+        using=using,
+        personal=frozenset(names.personal(written, column) for written, column in spec.personal_columns()),
+        rules=tuple(
+            _rule(names, name, rule.table, rule.where, rule.severity) for name, rule in spec.gates.rules.items()
+        ),
+        user_suites=spec.gates.suites,
+        approvals=frozenset(spec.approvals),
+        soak_seconds=int(spec.soak.total_seconds()),
+        settings=settings,
+    )
+
+
+class _Names:
+    """Resolves written names in a catalog."""
+
+    def __init__(self, catalog: Catalog, settings: Sequence[tuple[str, str]]) -> None:
+        self._catalog = catalog
+        path = dict(settings).get("search_path", "public")
+        self.path = tuple(part.strip().strip('"') for part in path.split(",") if part.strip() != '"$user"')
+
+    def table(self, written: TableName, where: str) -> Table:
+        found = find_table(self._catalog, written, self.path)
+        if found is None:
+            known = ", ".join(str(table.name) for table in self._catalog.tables[:12])
+            name = f"{written.schema}.{written.name}" if written.schema else written.name
+            raise SpecError(f"{where}: there is no table {name}.", remedy=f"There are: {known}.")
+        return found
+
+    def personal(self, written: TableName, column: str) -> str:
+        table = self.table(written, f"personal {written.name}.{column}")
+        if table.column(column) is None:
+            known = ", ".join(item.name for item in table.columns)
+            raise SpecError(f"personal: {table.name} has no column {display(column)}.", remedy=f"It has: {known}.")
+        return f"{table.name.schema}.{table.name.name}.{column}"
+
+
+def _rule(names: _Names, name: str, written: str, where: str, severity: Severity) -> BusinessRule:
+    table = names.table(table_name(written), f"gates: rules: {name}")
+    read = column_references(where)
+    unknown = sorted(read - {column.name for column in table.columns})
+    if unknown:
+        raise SpecError(
+            f"gates: rules: {name}: {table.name} has no column {', '.join(unknown)}.",
+            remedy=f"It has: {', '.join(column.name for column in table.columns)}.",
+        )
+    return BusinessRule(name=name, table=table.name, where=where, columns=frozenset(read), severity=severity)

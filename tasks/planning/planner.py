@@ -1,0 +1,277 @@
+"""From the meaning of a change to a plan: what is mapped, what is refused, which strategy, which phases.
+
+Pure: the catalogs and the canonical expressions come from `tasks.database.oracle`, which also proves the plan on a
+clone and fills in the schema hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tasks.planning.catalog import Catalog, Column, Constraint, Table
+from tasks.planning.change import (
+    Change,
+    ColumnAdded,
+    ColumnChanged,
+    ColumnDropped,
+    ConstraintAdded,
+    ConstraintChanged,
+    ConstraintDropped,
+    IndexAdded,
+    IndexChanged,
+    IndexDropped,
+)
+from tasks.planning.errors import SpecError, Unsupported
+from tasks.planning.expressions import inline
+from tasks.planning.intent import Intent
+from tasks.planning.names import TableName
+from tasks.planning.plan import Assignment, Note, Phase, Plan
+from tasks.planning.strategies.expand_contract.contribution import TableChange, check_expression
+from tasks.planning.strategies.expand_contract.mapping import Canonical, Draft, Group, Side, drafts
+from tasks.planning.strategies.expand_contract.phases import Surroundings, Work, assemble, work_on
+from tasks.planning.strategies.expand_contract.reverse import reverse_spec
+
+Way = tuple[TableName, str, str]
+"""(table, ``up`` or ``down``, column that receives the value)."""
+
+
+def changed_tables(found: Sequence[Change]) -> tuple[TableName, ...]:
+    """Return the tables that the change touches, sorted; refuse by name whatever no room carries out yet."""
+    for change in found:
+        match change:
+            case ColumnAdded() | ColumnDropped() | IndexAdded() | IndexDropped() | ConstraintAdded():
+                continue
+            case ColumnChanged() if change.renamed or change.retyped or change.collation_changed or change.consequence:
+                continue
+            case ConstraintChanged() | ConstraintDropped() | IndexChanged() if change.consequence:
+                continue
+            case _ if getattr(change, "consequence", False):
+                continue
+            case _:
+                raise Unsupported(
+                    change.describe(),
+                    instead="Run it by itself, outside this migration, if it is safe for the running application; "
+                    "more kinds of change come with the next version.",
+                )
+    return tuple(sorted({change.table for change in found if isinstance(change, _TABLE_CHANGES)}))
+
+
+_TABLE_CHANGES = (
+    ColumnAdded, ColumnDropped, ColumnChanged, IndexAdded, IndexDropped, IndexChanged,
+    ConstraintAdded, ConstraintDropped, ConstraintChanged,
+)  # fmt: skip
+
+
+def all_drafts(intent: Intent, before: Catalog, after: Catalog, tables: Sequence[TableName]) -> tuple[Draft, ...]:
+    """Return the mapping groups of all changed tables, in the user's words."""
+    _refuse_stray_mappings(intent, before, tables)
+    found: list[Draft] = []
+    for name in tables:
+        old, new = _pair(before, after, name)
+        found += drafts(old, new, intent.wanted.get(name, {}), intent.using.get(name, {}))
+    for draft in found:
+        table = before.table(draft.table)
+        if table is None or table.primary_key is None:
+            raise SpecError(
+                f"{draft.table} has no primary key: its rows cannot be filled in batches, and a row that fails could "
+                "not be named.",
+                remedy="Give the table a primary key first (a unique index built concurrently, then ADD PRIMARY KEY "
+                "USING INDEX).",
+            )
+        if table.kind != "r" or table.partition_of or table.inherits:
+            raise Unsupported(
+                f"mapping columns of {draft.table}, which is partitioned, inherited or foreign",
+                instead="Plain tables only in this version.",
+            )
+    return tuple(found)
+
+
+def make_plan(
+    intent: Intent, before: Catalog, after: Catalog, tables: Sequence[TableName],
+    found: Sequence[Draft], canonical: Mapping[Way, Canonical], notes: Sequence[Note] = (),
+) -> Plan:  # fmt: skip
+    """Return the plan, without schema hashes; those come from proving it on a clone.
+
+    Raises:
+        Unsupported: something that this version does not carry out, by name.
+        SpecError: the spec contradicts the database.
+    """
+    works = [
+        work_on(_table_change(intent, before, after, name, [d for d in found if d.table == name], canonical))
+        for name in tables
+    ]
+    phases = assemble(works, _surroundings(intent, before, tables))
+    groups = tuple(group.as_plan() for work in works for group in work.change.groups)
+    direct = not any(phase.name == "contract" for phase in phases)
+    return Plan(
+        name=intent.name,
+        database=intent.database,
+        strategy="direct" if direct else "expand-contract",
+        why=_why(works, direct),
+        change=intent.change,
+        change_hash=intent.change_hash,
+        server_version=before.server_version,
+        phases=_without_needless_switch(phases, works),
+        groups=groups,
+        tables=tuple(tables),
+        personal=tuple(sorted(intent.personal)),
+        scope=tuple(tables),
+        settings=intent.settings,
+        soak_seconds=intent.soak_seconds,
+        notes=(*notes, *_trigger_notes(works)),
+        reverse="" if direct else reverse_spec(intent.name, intent.database, [work.change for work in works]),
+    )
+
+
+def _table_change(
+    intent: Intent, before: Catalog, after: Catalog, name: TableName, found: Sequence[Draft],
+    canonical: Mapping[Way, Canonical],
+) -> TableChange:  # fmt: skip
+    old, new = _pair(before, after, name)
+    coming = {c.name for c in new.columns} - {c.name for c in old.columns}
+    groups = tuple(_group(old, new, number, draft, canonical, coming) for number, draft in enumerate(found))
+    _refuse_checks_across_groups(old, new, groups)
+    key = old.primary_key.columns if old.primary_key else ()
+    taken = {index.name for table in before.tables if table.name.schema == name.schema for index in table.indexes}
+    taken |= {table.name.name for table in before.tables if table.name.schema == name.schema}
+    taken |= {constraint.name for constraint in old.constraints}
+    return TableChange(
+        migration=intent.name,
+        before=old,
+        after=new,
+        groups=groups,
+        settings=intent.settings,
+        personal_key=any(f"{name.schema}.{name.name}.{column}" in intent.personal for column in key),
+        taken_names=frozenset(taken),
+    )
+
+
+def _group(
+    old: Table, new: Table, number: int, draft: Draft, canonical: Mapping[Way, Canonical], coming: set[str]
+) -> Group:
+    ups = {column: canonical[draft.table, "up", column] for column in draft.new}
+    downs = {column: canonical[draft.table, "down", column] for column in draft.old if column in draft.down}
+    generated = {c.name: f"({c.default})" for c in old.columns if c.generated == "s" and c.default}
+    inputs = {name for item in ups.values() for name in item.inputs} - set(draft.old)
+    group = Group(
+        table=draft.table,
+        number=number,
+        old=Side(tuple(_column(old, name) for name in draft.old)),
+        new=Side(tuple(_column(new, name) for name in draft.new)),
+        up=tuple(Assignment(column=name, expression=inline(item.text, generated)) for name, item in ups.items()),
+        down=tuple(Assignment(column=name, expression=item.text) for name, item in downs.items()),
+        readable=(*(c.name for c in old.columns if not c.generated), *sorted(coming)),
+        kept_inputs=tuple(_column(old, name) for name in sorted(inputs)),
+        raising=frozenset(
+            way for way, items in (("up", ups), ("down", downs)) if any(i.may_raise for i in items.values())
+        ),
+        immutable=all(item.immutable for item in (*ups.values(), *downs.values())),
+    )
+    present = {constraint.oid for constraint in old.constraints}
+    renamed = group.is_rename
+    new_checks = [c for c in _checks(new, group.new.names) if not (renamed and c.oid in present)]
+    old_checks = [] if renamed else _checks(old, group.old.names)
+    return Group(
+        **{
+            **{name: getattr(group, name) for name in Group.__dataclass_fields__},
+            "old": Side(group.old.columns, tuple(check_expression(c) for c in old_checks)),
+            "new": Side(group.new.columns, tuple(check_expression(c) for c in new_checks)),
+        }
+    )
+
+
+def _checks(table: Table, columns: Sequence[str]) -> list[Constraint]:
+    return [c for c in table.constraints if c.kind == "check" and set(c.columns) & set(columns)]
+
+
+def _refuse_checks_across_groups(old: Table, new: Table, groups: Sequence[Group]) -> None:
+    """A CHECK over two groups would be judged while only one of them is computed; carried renames stay right."""
+    present = {constraint.oid for constraint in old.constraints}
+    for table, side in ((new, "new"), (old, "old")):
+        for constraint in table.constraints:
+            touched = [g for g in groups if set(getattr(g, side).names) & set(constraint.columns)]
+            carried = all(g.is_rename for g in touched) and (side == "old" or constraint.oid in present)
+            if constraint.kind == "check" and len(touched) > 1 and not carried:
+                raise Unsupported(
+                    f"the CHECK constraint {constraint.name} of {table.name} over columns of several mappings",
+                    instead="Split the constraint, or bring it in a migration of its own after contract.",
+                )
+
+
+def _surroundings(intent: Intent, before: Catalog, tables: Sequence[TableName]) -> Surroundings:
+    changed = set(tables)
+    needed = {rule.table for rule in intent.rules}
+    others = tuple(
+        table
+        for table in before.tables
+        if table.name not in changed
+        and (table.name in needed or any(c.references in changed for c in table.constraints if c.kind == "foreign_key"))
+    )
+    return Surroundings(
+        migration=intent.name,
+        others=others,
+        personal=intent.personal,
+        rules=intent.rules,
+        user_suites=intent.user_suites,
+        approvals=intent.approvals,
+    )
+
+
+def _without_needless_switch(phases: tuple[Phase, ...], works: Sequence[Work]) -> tuple[Phase, ...]:
+    """A change that only drops indexes has no two shapes, so there is nothing to switch."""
+    if any(work.has_sync or work.change.dropped for work in works):
+        return phases
+    return tuple(phase for phase in phases if phase.name != "switch")
+
+
+def _why(works: Sequence[Work], direct: bool) -> str:
+    names = ", ".join(str(work.change.name) for work in works)
+    if direct:
+        return f"Everything on {names} can be added beside what the running application uses, without a rewrite."
+    moved = [
+        f"{work.change.name}: {', '.join(group.old.names) or 'derived'} → {', '.join(group.new.names) or 'nothing'}"
+        for work in works
+        for group in work.change.groups
+    ]
+    dropped = [f"{work.change.name}.{column.name}" for work in works for column in work.change.dropped]
+    parts = [f"columns that both application versions must see ({'; '.join(moved)})"] if moved else []
+    parts += [f"columns that the old version still uses and that go ({', '.join(dropped)})"] if dropped else []
+    return "The change has " + " and ".join(parts or ["indexes to drop"]) + "."
+
+
+def _trigger_notes(works: Sequence[Work]) -> tuple[Note, ...]:
+    return tuple(
+        Note(
+            severity="WARNING",
+            text=f"{work.change.name} has the trigger {trigger.name}, which also fires for every row of the backfill "
+            "(an updated_at column would move, an audit trail would grow).",
+        )
+        for work in works
+        if work.is_filled
+        for trigger in work.change.before.triggers
+        if trigger.on_update
+    )
+
+
+def _refuse_stray_mappings(intent: Intent, before: Catalog, tables: Sequence[TableName]) -> None:
+    for table in intent.wanted:
+        if table not in tables:
+            known = "the change does not touch it" if before.table(table) else "there is no such table"
+            raise SpecError(f"mapping names the table {table}, but {known}.")
+
+
+def _pair(before: Catalog, after: Catalog, name: TableName) -> tuple[Table, Table]:
+    old, new = before.table(name), after.table(name)
+    if old is None or new is None:
+        raise Unsupported(f"creating, dropping or renaming the table {name}", instead="It comes with the next version.")
+    return old, new
+
+
+def _column(table: Table, name: str) -> Column:
+    column = table.column(name)
+    if column is None:
+        raise SpecError(
+            f"mapping: {table.name} has no column {name}.",
+            remedy=f"It has: {', '.join(column.name for column in table.columns)}.",
+        )
+    return column

@@ -1,0 +1,263 @@
+"""The user's SQL: split, classified, and refused by name where this version cannot carry it out.
+
+What a statement *means* is not read from its text (`meaning.py` compares catalogs for that); the text gives what
+catalogs cannot: the USING expressions, CONCURRENTLY, and the line to point at when something is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.planning import parser
+from tasks.planning.catalog import Catalog, Table
+from tasks.planning.errors import SpecError, Unsupported
+from tasks.planning.names import TableName
+from tasks.planning.refused import REFUSED
+
+
+class Using(BaseModel):
+    """The USING of one ALTER COLUMN … TYPE, in the column names that were valid before the whole change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: TableName
+    """As written, ``schema`` empty when the user wrote none; before any rename by the change."""
+    column: str
+    expression: str
+
+
+class Rename(BaseModel):
+    """A rename of a column, or of a table where ``column`` is None."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: TableName
+    column: str | None
+    to: str
+
+
+class Statement(BaseModel):
+    """One statement of the change. Table names are as written: ``schema`` is empty when the user wrote none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sql: str
+    """The user's own text, without the comments around it and without its semicolon."""
+    kind: str
+    """e.g. ``alter_table``, ``rename_column``, ``create_index``, ``drop_table``."""
+    line: int
+    """1-based, in the change's source."""
+    tables: tuple[TableName, ...] = ()
+    using: dict[tuple[TableName, str], str] = {}
+    """Per ALTER COLUMN … TYPE … USING: the expression, in the names valid at this statement."""
+    renames: tuple[Rename, ...] = ()
+    concurrent: bool = False
+    transactional_sql: str = ""
+    """What the clone runs inside a transaction: ``sql``, or its form without CONCURRENTLY."""
+
+
+def parse_change(text: str, *, source: str, first_line: int = 1) -> tuple[Statement, ...]:
+    """Split and classify the user's SQL.
+
+    ``source`` is what to call it in messages (a path, or ``change``) and ``first_line`` the line of it on which the
+    text starts. Raises `SpecError` for what is not SQL, for an
+    empty change and for transaction commands, and `Unsupported` for statements that this version does not carry out.
+    """
+    try:
+        parsed = parser.parse(text)
+    except parser.SyntaxFault as fault:
+        raise SpecError(_syntax_message(text, source, first_line, fault), remedy=_syntax_remedy(text, fault)) from None
+    if not parsed:
+        raise SpecError(f"{source}: the change is empty.", remedy="Write the SQL that should have been run.")
+    return tuple(_statement(item, text, source, first_line) for item in parsed)
+
+
+def using_expressions(statements: Sequence[Statement]) -> tuple[Using, ...]:
+    """Return every USING of the change in the names from before it, so that it fits the catalog before the change."""
+    tables: dict[TableName, TableName] = {}
+    columns: dict[TableName, dict[str, str]] = {}
+    found: list[Using] = []
+    for statement in statements:
+        for (table, column), expression in statement.using.items():
+            first = tables.get(table, table)
+            names = columns.get(first, {})
+            found.append(
+                Using(
+                    table=first,
+                    column=names.get(column, column),
+                    expression=parser.normal_form(expression, names),
+                )
+            )
+        for rename in statement.renames:
+            first = tables.get(rename.table, rename.table)
+            if rename.column is None:
+                tables[TableName(rename.table.schema, rename.to)] = first
+            else:
+                names = columns.setdefault(first, {})
+                names[rename.to] = names.pop(rename.column, rename.column)
+    return tuple(found)
+
+
+def find_table(catalog: Catalog, written: TableName, search_path: Sequence[str] = ("public",)) -> Table | None:
+    """Return the table that a written name means: the first of ``search_path`` where no schema was written."""
+    schemas = (written.schema,) if written.schema else search_path
+    return next((table for s in schemas if (table := catalog.table(TableName(s, written.name)))), None)
+
+
+# ------------------------------------------------------------------------------------------------ classification
+
+# The parse tree's names where they are not what a person calls the statement.
+_KINDS = {
+    "index": "create_index",
+    "create": "create_table",
+    "create_trig": "create_trigger",
+    "create_seq": "create_sequence",
+    "alter_seq": "alter_sequence",
+    "view": "create_view",
+    "rule": "create_rule",
+    "composite_type": "create_type",
+    "create_enum": "create_type",
+    "create_range": "create_type",
+    "variable_set": "set",
+    "variable_show": "show",
+    "refresh_mat_view": "refresh_materialized_view",
+    "check_point": "checkpoint",
+    "constraints_set": "set_constraints",
+    "createdb": "create_database",
+    "dropdb": "drop_database",
+    "create_event_trig": "create_event_trigger",
+    "alter_event_trig": "alter_event_trigger",
+    "create_plang": "create_language",
+}
+
+
+def _statement(item: parser.Parsed, text: str, source: str, first_line: int) -> Statement:
+    kind = _kind(item)
+    line = text.count("\n", 0, item.offset) + first_line
+    if kind == "transaction":
+        raise SpecError(
+            f"{source}, line {line}: {item.text.split()[0].upper()}: transactions are Lockstep's to decide.",
+            remedy="Remove BEGIN, COMMIT, ROLLBACK and SAVEPOINT from the change.",
+        )
+    if kind in REFUSED:
+        raise Unsupported(f"{_words(kind)} in a change ({source}, line {line})", instead=REFUSED[kind])
+    concurrent = parser.is_concurrent(item.node)
+    return Statement(
+        sql=item.text,
+        kind=kind,
+        line=line,
+        tables=tuple(dict.fromkeys(_tables(item))),
+        using=dict(_using(item)),
+        renames=tuple(_renames(item, kind)),
+        concurrent=concurrent,
+        transactional_sql=parser.without_concurrently(item.text) if concurrent else item.text,
+    )
+
+
+def _kind(item: parser.Parsed) -> str:
+    base = item.name.removesuffix("_stmt")
+    node = item.node
+    match base:
+        case "alter_table":
+            return f"alter_{_object(node, 'objtype')}"
+        case "rename":
+            return f"rename_{_object(node, 'rename_type')}"
+        case "drop":
+            return f"drop_{_object(node, 'remove_type')}"
+        case "vacuum":
+            return "vacuum" if node.is_vacuumcmd else "analyze"
+        case "define":
+            return f"create_{_object(node, 'kind')}"
+        case _:
+            return _KINDS.get(base, base)
+
+
+def _object(node: parser.Node, field: str) -> str:
+    """Return an object type of the parse tree as a word: OBJECT_TABLE is ``table``."""
+    enum = node.DESCRIPTOR.fields_by_name[field].enum_type
+    word = str(enum.values_by_number[getattr(node, field)].name).removeprefix("OBJECT_").lower()
+    return {"matview": "materialized_view", "tabconstraint": "constraint"}.get(word, word)
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ").upper()
+
+
+def _tables(item: parser.Parsed) -> Iterator[TableName]:
+    """Yield the relations that the statement names as its own object (not those that a query in it reads)."""
+    node = item.node
+    fields = {field.name for field, _ in node.ListFields()}
+    if "relation" in fields and node.relation.relname:
+        yield TableName(node.relation.schemaname, node.relation.relname)
+    if "table" in fields and type(node.table).__name__ == "RangeVar":
+        yield TableName(node.table.schemaname, node.table.relname)
+    if item.name == "drop_stmt" and _object(node, "remove_type") in ("table", "foreign_table"):
+        for dropped in node.objects:
+            yield _written([part.string.sval for part in dropped.list.items])
+    if item.name == "drop_stmt" and _object(node, "remove_type") in ("trigger", "policy", "rule"):
+        for dropped in node.objects:
+            yield _written([part.string.sval for part in dropped.list.items][:-1])
+    if item.name == "comment_stmt" and _object(node, "objtype") in ("table", "column"):
+        parts = [part.string.sval for part in node.object.list.items]
+        yield _written(parts if _object(node, "objtype") == "table" else parts[:-1])
+    if item.name == "grant_stmt" and _object(node, "objtype") == "table":
+        for granted in node.objects:
+            if granted.WhichOneof("node") == "range_var":
+                yield TableName(granted.range_var.schemaname, granted.range_var.relname)
+
+
+def _written(parts: Sequence[str]) -> TableName:
+    return TableName(parts[-2] if len(parts) > 1 else "", parts[-1])
+
+
+def _using(item: parser.Parsed) -> Iterator[tuple[tuple[TableName, str], str]]:
+    if item.name != "alter_table_stmt":
+        return
+    table = TableName(item.node.relation.schemaname, item.node.relation.relname)
+    for command in item.node.cmds:
+        alter = command.alter_table_cmd
+        enum = alter.DESCRIPTOR.fields_by_name["subtype"].enum_type
+        if enum.values_by_number[alter.subtype].name != "AT_AlterColumnType":
+            continue
+        if getattr(alter, "def").column_def.HasField("raw_default"):
+            yield (table, alter.name), parser.expression_text(getattr(alter, "def").column_def.raw_default)
+
+
+def _renames(item: parser.Parsed, kind: str) -> Iterator[Rename]:
+    node = item.node
+    if kind not in ("rename_column", "rename_table"):
+        return
+    table = TableName(node.relation.schemaname, node.relation.relname)
+    yield Rename(table=table, column=node.subname if kind == "rename_column" else None, to=node.newname)
+
+
+# ------------------------------------------------------------------------------------------------ syntax errors
+
+
+def _syntax_message(text: str, source: str, first_line: int, fault: parser.SyntaxFault) -> str:
+    if fault.offset is None:
+        return f"{source}: {fault.message}."
+    offset = min(fault.offset, len(text))
+    if offset == len(text):
+        offset = len(text.rstrip())
+    line = text.count("\n", 0, offset) + first_line
+    start = text.rfind("\n", 0, offset) + 1
+    content = text[start:].split("\n", 1)[0].rstrip()
+    # Tabs stay tabs in the caret's line, so that it stands under the place in any terminal.
+    indent = re.sub(r"[^\t]", " ", text[start:offset])
+    return f"{source}, line {line}, column {offset - start + 1}: {fault.message}\n  {content}\n  {indent}^"
+
+
+def _syntax_remedy(text: str, fault: parser.SyntaxFault) -> str | None:
+    """Name the usual reasons why a file that works elsewhere is not SQL."""
+    start = text.rfind("\n", 0, fault.offset or 0) + 1
+    if re.search(r"^\s*copy\b[^;]*\bfrom\s+stdin\b", text, re.IGNORECASE | re.MULTILINE):
+        return "COPY … FROM STDIN with data in the file is psql's: a change holds schema statements only."
+    if text[start:].lstrip().startswith("\\") or '"\\"' in fault.message:
+        return "Commands that begin with a backslash are psql's own, not SQL: remove them."
+    if re.search(r"\$\{\w+", text):
+        return "Placeholders like ${name} are not replaced: write the value."
+    return None

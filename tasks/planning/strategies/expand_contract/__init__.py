@@ -1,0 +1,1 @@
+"""Expand-contract: both shapes live side by side, a trigger keeps them in step, one room a kind of change."""

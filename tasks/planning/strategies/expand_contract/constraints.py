@@ -1,0 +1,268 @@
+"""Constraints over new columns: NOT NULL, CHECK, UNIQUE and FOREIGN KEY.
+
+Until contract the ones over mapped columns are tolerant of rows whose sync failed (``lockstep_pending``), because the
+application's statement must stand; they are made strict by NOT VALID → VALIDATE before the old shape goes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import assert_never
+
+from psycopg import sql
+
+from tasks.planning.catalog import Constraint
+from tasks.planning.errors import Unsupported
+from tasks.planning.names import PENDING_COLUMN, display, own_name, verbatim
+from tasks.planning.plan import BuildIndex, DropIndex, Forecast, LockUse, Step, Transaction
+from tasks.planning.strategies.expand_contract import injective
+from tasks.planning.strategies.expand_contract.contribution import (
+    BUILD_ROWS_PER_SECOND,
+    LONG_STATEMENT_TIMEOUT_MS,
+    SCAN_ROWS_PER_SECOND,
+    Contribution,
+    TableChange,
+    check_expression,
+    short_step,
+    validate_step,
+)
+
+
+def contribute(change: TableChange) -> Contribution:
+    total = Contribution()
+    for name in sorted(change.mapped):
+        column = change.after.column(name)
+        if column is not None and column.not_null:
+            total += _not_null(change, name)
+    for constraint in change.coming_constraints:
+        total += _coming(change, constraint)
+    for constraint in _added_over_old_columns(change):
+        raise Unsupported(
+            f"adding the constraint {constraint.name} ({constraint.definition}) to existing columns of {change.name}",
+            instead="Constraints on columns that the running application already writes come in the next version; "
+            "add it NOT VALID by hand and validate it afterwards.",
+        )
+    return total
+
+
+def _added_over_old_columns(change: TableChange) -> tuple[Constraint, ...]:
+    present = {constraint.oid for constraint in change.before.constraints}
+    return tuple(
+        constraint
+        for constraint in change.after.constraints
+        if constraint.oid not in present
+        and constraint.kind != "not_null"
+        and not set(constraint.columns) & change.new_names
+    )
+
+
+def _coming(change: TableChange, constraint: Constraint) -> Contribution:
+    match constraint.kind:
+        case "check":
+            return _check(change, constraint)
+        case "unique":
+            return _unique(change, constraint)
+        case "foreign_key":
+            return _foreign_key(change, constraint)
+        case "primary_key" | "exclusion" | "trigger":
+            raise Unsupported(
+                f"the {constraint.kind.replace('_', ' ')} {constraint.name} over changed columns of {change.name}",
+                instead="It comes in a later version of Lockstep.",
+            )
+        case "not_null":
+            return Contribution()
+        case _:
+            assert_never(constraint.kind)
+
+
+def _tolerant(change: TableChange, columns: tuple[str, ...], expression: str) -> sql.Composed:
+    bits = sql.Literal(change.unfilled_bits(columns))
+    return sql.SQL("CHECK ((({marker} & {bits}) <> 0) OR ({expression}))").format(
+        marker=sql.Identifier(PENDING_COLUMN),
+        bits=bits,
+        expression=verbatim(expression),
+    )
+
+
+def _not_null(change: TableChange, column: str) -> Contribution:
+    """Tolerant from expand, strict before contract; SET NOT NULL then uses the validated check (PostgreSQL 12+)."""
+    name = sql.Identifier(column)
+    expression = sql.SQL("{} IS NOT NULL").format(name).as_string()
+    tolerant = own_name("nn", change.migration, *change.name, column)
+    strict = own_name("nnstrict", change.migration, *change.name, column)
+    where = f"{change.name}.{display(column)}"
+    tighten = (
+        change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(tolerant)),
+        change.alter("ALTER COLUMN {c} SET NOT NULL", c=name),
+        change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(strict)),
+    )
+    return _guarded(change, (column,), expression, tolerant, strict, where, tighten, ())
+
+
+def _check(change: TableChange, constraint: Constraint) -> Contribution:
+    expression = check_expression(constraint)
+    if not change.unfilled_bits(constraint.columns):
+        # Over plain new columns only: the old application never writes them, so the strict form can stand at once.
+        add = change.alter(
+            "ADD CONSTRAINT {c} {d} NOT VALID",
+            c=sql.Identifier(constraint.name),
+            d=verbatim(constraint.definition),
+        )
+        drop = change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(constraint.name))
+        validate = validate_step(change, f"constrain/validate/{change.name}.{constraint.name}", constraint.name)
+        return Contribution(
+            expand_checks=(add,), expand_undo=(drop,), constrain=(validate,), validated=(constraint.name,)
+        )
+    tolerant = own_name("ck", change.migration, *change.name, constraint.name)
+    strict = own_name("ckstrict", change.migration, *change.name, constraint.name)
+    tighten = (change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(tolerant)),)
+    rename = (_rename(change, strict, constraint.name),)
+    where = f"{change.name}.{display(constraint.name)}"
+    return _guarded(change, constraint.columns, expression, tolerant, strict, where, tighten, rename)
+
+
+def _guarded(
+    change: TableChange, columns: tuple[str, ...], expression: str, tolerant: str, strict: str, where: str,
+    tighten: tuple[str, ...], rename: tuple[str, ...],
+) -> Contribution:  # fmt: skip
+    """A condition that is tolerant of rows whose sync failed until contract, and strict from just before it."""
+    add = change.alter(
+        "ADD CONSTRAINT {c} {d} NOT VALID", c=sql.Identifier(tolerant), d=_tolerant(change, columns, expression)
+    )
+    add_strict = change.alter(
+        "ADD CONSTRAINT {c} CHECK ({d}) NOT VALID",
+        c=sql.Identifier(strict),
+        d=verbatim(expression),
+    )
+    return Contribution(
+        expand_checks=(add,),
+        expand_undo=(change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(tolerant)),),
+        constrain=(validate_step(change, f"constrain/validate/{tolerant}", tolerant),),
+        validated=(tolerant,),
+        contract_before=(
+            short_step(
+                change,
+                f"contract/strict/{strict}",
+                f"Add the strict form of {where}, not yet validated",
+                (add_strict,),
+                undo=(Transaction(statements=(change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(strict)),)),),
+            ),
+            validate_step(change, f"contract/validate/{strict}", strict),
+        ),
+        contract_tighten=tighten,
+        contract_rename=rename,
+    )
+
+
+def _rename(change: TableChange, current: str, final: str) -> str:
+    return change.alter("RENAME CONSTRAINT {a} TO {b}", a=sql.Identifier(current), b=sql.Identifier(final))
+
+
+def _unique(change: TableChange, constraint: Constraint) -> Contribution:
+    injective.require(change, constraint.name, constraint.columns, "up")
+    if "NULLS NOT DISTINCT" in constraint.definition and change.unfilled_bits(constraint.columns):
+        raise Unsupported(
+            f"the constraint {constraint.name} (NULLS NOT DISTINCT) over mapped columns of {change.name}",
+            instead="Rows that are not filled yet would collide; use a plain UNIQUE constraint.",
+        )
+    index = next(index for index in change.after.indexes if index.constraint == constraint.name)
+    name = change.temporary_name("uq", constraint.name)
+    deferrable = re.search(r"(NOT )?DEFERRABLE.*$", constraint.definition)
+    attach = change.alter(
+        "ADD CONSTRAINT {c} UNIQUE USING INDEX {c} {d}",
+        c=sql.Identifier(name),
+        d=verbatim(deferrable.group(0) if deferrable else ""),
+    )
+    build = Step(
+        id=f"constrain/index/{name}",
+        title=f"Build the unique index of {constraint.name} on {change.name} without blocking writes",
+        action=BuildIndex(table=change.name, index=name, statement=concurrently(index.definition, name)),
+        locks=(LockUse(table=change.name, mode="SHARE UPDATE EXCLUSIVE"),),
+        lock_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
+        statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
+        undo=(DropIndex(table=change.name, index=name),),
+        forecast=change.rows_at(BUILD_ROWS_PER_SECOND),
+    )
+    attached = short_step(
+        change,
+        f"constrain/attach/{name}",
+        f"Make the index the constraint {constraint.name} of {change.name}",
+        (attach.rstrip(),),
+        undo=(Transaction(statements=(change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(name)),)),),
+    )
+    rename = () if name == constraint.name else (_rename(change, name, constraint.name),)
+    return Contribution(constrain=(build, attached), contract_rename=rename)
+
+
+def _foreign_key(change: TableChange, constraint: Constraint) -> Contribution:
+    touched = [group for group in change.groups if set(group.new.names) & set(constraint.columns)]
+    if not all(group.is_rename for group in touched):
+        raise Unsupported(
+            f"the foreign key {constraint.name} over columns of {change.name} that are computed by a mapping",
+            instead="A foreign key can follow a renamed column; computed ones come in a later version.",
+        )
+    name = change.temporary_name("fk", constraint.name)
+    definition = constraint.definition.removesuffix(" NOT VALID")
+    add = change.alter(
+        "ADD CONSTRAINT {c} {d} NOT VALID",
+        c=sql.Identifier(name),
+        d=verbatim(definition),
+    )
+    parent = constraint.references or change.name
+    locks = (
+        LockUse(table=change.name, mode="SHARE ROW EXCLUSIVE"),
+        LockUse(table=parent, mode="SHARE ROW EXCLUSIVE"),
+    )
+    added = short_step(
+        change,
+        f"constrain/foreign-key/{name}",
+        f"Add the foreign key {constraint.name} of {change.name}, not yet validated",
+        (add,),
+        undo=(Transaction(statements=(change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(name)),)),),
+    ).model_copy(update={"locks": locks})
+    steps: tuple[Step, ...] = (added,)
+    if constraint.validated:
+        steps += (validate_step(change, f"constrain/validate/{change.name}.{name}", name),)
+    rename = () if name == constraint.name else (_rename(change, name, constraint.name),)
+    return Contribution(
+        constrain=steps,
+        validated=(name,) if constraint.validated else (),
+        contract_before=_retire_foreign_keys(change, constraint),
+        contract_rename=rename,
+    )
+
+
+def _retire_foreign_keys(change: TableChange, constraint: Constraint) -> tuple[Step, ...]:
+    """Drop the old columns' foreign key by itself: it locks the parent too, and must not add to the contract's lock."""
+    old = next((other for other in change.before.constraints if other.oid == constraint.oid), None)
+    if old is None:
+        return ()
+    restore = change.alter(
+        "ADD CONSTRAINT {c} {d} NOT VALID",
+        c=sql.Identifier(old.name),
+        d=verbatim(old.definition.removesuffix(" NOT VALID")),
+    )
+    undo: tuple[Transaction, ...] = (Transaction(statements=(restore,)),)
+    if old.validated:
+        validate = change.alter("VALIDATE CONSTRAINT {c}", c=sql.Identifier(old.name))
+        undo += (Transaction(statements=(validate,), statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS),)
+    step = short_step(
+        change,
+        f"contract/drop-foreign-key/{change.name}.{old.name}",
+        f"Drop the old columns' foreign key {old.name} of {change.name}",
+        (change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(old.name)),),
+        undo=undo,
+    )
+    locks = (*step.locks, LockUse(table=old.references or change.name, mode="ACCESS EXCLUSIVE"))
+    forecast = Forecast(best=0.01, worst=change.rows_at(SCAN_ROWS_PER_SECOND).worst)
+    return (step.model_copy(update={"locks": locks, "forecast": forecast}),)
+
+
+def concurrently(definition: str, name: str) -> str:
+    """Return the CREATE INDEX statement of ``pg_get_indexdef`` as CONCURRENTLY, under another name."""
+    pattern = r'CREATE (UNIQUE )?INDEX (?:"(?:[^"]|"")*"|\S+) ON '
+    match = re.match(pattern, definition)
+    if match is None:
+        raise Unsupported(f"the index definition {definition}", instead="Report it: Lockstep could not read it.")
+    head = f"CREATE {match.group(1) or ''}INDEX CONCURRENTLY {sql.Identifier(name).as_string()} ON "
+    return head + definition[match.end() :]

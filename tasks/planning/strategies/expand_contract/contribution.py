@@ -1,0 +1,184 @@
+"""What a kind of change contributes to the phases of one table, and what it gets to work with."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+from psycopg import sql
+
+from tasks.planning.catalog import Column, Constraint, Index, Table
+from tasks.planning.errors import Unsupported
+from tasks.planning.names import TableName, own_name, verbatim
+from tasks.planning.plan import Action, Forecast, Irreversible, LockMode, LockUse, Step, Transaction
+from tasks.planning.strategies.expand_contract.mapping import Group
+
+SHORT_LOCK_TIMEOUT_MS = 60
+"""A *waiting* ACCESS EXCLUSIVE stalls every statement behind it; with retries this bounds one stall below 100 ms."""
+PATIENT_LOCK_TIMEOUT_MS = 5_000
+"""For SHARE UPDATE EXCLUSIVE and CREATE INDEX CONCURRENTLY's own locks, which no application statement waits for."""
+SHORT_STATEMENT_TIMEOUT_MS = 5_000
+LONG_STATEMENT_TIMEOUT_MS = 6 * 3_600_000
+"""Scans of a whole table; long enough for a billion rows, short enough that a forgotten one ends."""
+
+SCAN_ROWS_PER_SECOND = (4_000_000, 500_000)
+"""Best and worst case of a sequential scan with a simple condition, measured on two shared cores."""
+BUILD_ROWS_PER_SECOND = (1_200_000, 200_000)
+BACKFILL_ROWS_PER_SECOND = (99_000, 20_000)
+
+
+@dataclass(frozen=True)
+class TableChange:
+    """One table before and after the user's change, with its mapping groups."""
+
+    migration: str
+    before: Table
+    after: Table
+    groups: tuple[Group, ...]
+    settings: tuple[tuple[str, str], ...]
+    personal_key: bool
+    taken_names: frozenset[str]
+    """Names of relations and of this table's constraints that exist before, in the table's schema."""
+
+    @property
+    def name(self) -> TableName:
+        return self.before.name
+
+    @cached_property
+    def dropped(self) -> tuple[Column, ...]:
+        """Old columns that the target does not have: dropped by the user, or renamed, or given another type."""
+        kept = {column.attnum: column for column in self.after.columns}
+        return tuple(
+            column
+            for column in self.before.columns
+            if (after := kept.get(column.attnum)) is None
+            or (after.name, after.type, after.collation) != (column.name, column.type, column.collation)
+        )
+
+    @cached_property
+    def new(self) -> tuple[Column, ...]:
+        """Columns of the target that have to be created physically."""
+        kept = {column.attnum: column for column in self.before.columns}
+        return tuple(
+            column
+            for column in self.after.columns
+            if (before := kept.get(column.attnum)) is None
+            or (before.name, before.type, before.collation) != (column.name, column.type, column.collation)
+        )
+
+    @cached_property
+    def mapped(self) -> frozenset[str]:
+        """Names of the new columns that a mapping group fills."""
+        return frozenset(name for group in self.groups for name in group.new.names)
+
+    @cached_property
+    def new_names(self) -> frozenset[str]:
+        return frozenset(column.name for column in self.new)
+
+    @cached_property
+    def dropped_names(self) -> frozenset[str]:
+        return frozenset(column.name for column in self.dropped)
+
+    @property
+    def coming_constraints(self) -> tuple[Constraint, ...]:
+        """Constraints of the target that involve a new column, carried over or added."""
+        return tuple(c for c in self.after.constraints if set(c.columns) & self.new_names and c.kind != "not_null")
+
+    @property
+    def coming_indexes(self) -> tuple[Index, ...]:
+        """Indexes of the target, other than a constraint's own, that are new or involve a new column."""
+        present = {index.oid for index in self.before.indexes}
+        return tuple(
+            index
+            for index in self.after.indexes
+            if index.constraint is None and (index.oid not in present or set(index.columns) & self.new_names)
+        )
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The primary key's columns; a table with mapped columns has one, the planner sees to that."""
+        return self.before.primary_key.columns if self.before.primary_key else ()
+
+    def is_carried(self, constraint: Constraint) -> bool:
+        """Whether the constraint exists before and only follows its columns."""
+        return any(constraint.oid == other.oid for other in self.before.constraints)
+
+    def unfilled_bits(self, columns: tuple[str, ...]) -> int:
+        return sum(group.unfilled_bit for group in self.groups if set(group.new.names) & set(columns))
+
+    def temporary_name(self, kind: str, name: str) -> str:
+        """Return the name itself where it is free, else one of Lockstep's own until contract renames it."""
+        return own_name(kind, self.migration, *self.name, name) if name in self.taken_names else name
+
+    def alter(self, text: str, **parts: sql.Composable) -> str:
+        """Return ``ALTER TABLE <this table> <text>``."""
+        return (verbatim("ALTER TABLE {table} " + text)).format(table=self.name.identifier, **parts).as_string()
+
+    def rows_at(self, rates: tuple[int, int]) -> Forecast:
+        """Return the forecast of work on every row at a best and a worst rate (rows per second)."""
+        return Forecast(best=round(self.before.rows / rates[0], 2), worst=round(self.before.rows / rates[1], 2))
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What is added to the phases of a table. Statements join the table's one transaction, steps stand alone."""
+
+    expand_columns: tuple[str, ...] = ()
+    expand_checks: tuple[str, ...] = ()
+    expand_undo: tuple[str, ...] = ()
+    constrain: tuple[Step, ...] = ()
+    validated: tuple[str, ...] = ()
+    """Constraints that have to be valid once `constrain` is done."""
+    switch: tuple[Step, ...] = ()
+    contract_before: tuple[Step, ...] = ()
+    contract_tighten: tuple[str, ...] = ()
+    """In the contract transaction, while both shapes are still there."""
+    contract_drop: tuple[str, ...] = ()
+    contract_rename: tuple[str, ...] = ()
+    """In the contract transaction, after the old shape is gone and its names are free."""
+    contract_after: tuple[Step, ...] = ()
+
+    def __add__(self, other: Contribution) -> Contribution:
+        return Contribution(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+
+def short_step(
+    change: TableChange, id_: str, title: str, statements: tuple[str, ...], *,
+    undo: tuple[Action, ...] | Irreversible = (), mode: LockMode = "ACCESS EXCLUSIVE",
+) -> Step:  # fmt: skip
+    """Return a step of catalog changes only, under a short lock timeout."""
+    return Step(
+        id=id_,
+        title=title,
+        action=Transaction(statements=statements),
+        locks=(LockUse(table=change.name, mode=mode),),
+        lock_timeout_ms=SHORT_LOCK_TIMEOUT_MS,
+        statement_timeout_ms=SHORT_STATEMENT_TIMEOUT_MS,
+        undo=undo,
+        forecast=Forecast(best=0.01, worst=0.05),
+    )
+
+
+def validate_step(change: TableChange, id_: str, constraint: str) -> Step:
+    """Return VALIDATE CONSTRAINT in a transaction of its own: a scan that blocks neither reads nor writes."""
+    return Step(
+        id=id_,
+        title=f"Validate {constraint} on {change.name}",
+        action=Transaction(statements=(change.alter("VALIDATE CONSTRAINT {c}", c=sql.Identifier(constraint)),)),
+        locks=(LockUse(table=change.name, mode="SHARE UPDATE EXCLUSIVE"),),
+        lock_timeout_ms=PATIENT_LOCK_TIMEOUT_MS,
+        statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
+        forecast=change.rows_at(SCAN_ROWS_PER_SECOND),
+    )
+
+
+def check_expression(constraint: Constraint) -> str:
+    """Return the expression of a CHECK constraint's definition, without its parentheses."""
+    match = re.fullmatch(r"CHECK \((.*)\)(?: NOT VALID)?", constraint.definition, re.DOTALL)
+    if match is None:
+        raise Unsupported(
+            f"the constraint {constraint.name} ({constraint.definition})",
+            instead="Only plain CHECK constraints (no NO INHERIT, no NOT ENFORCED) can be carried over yet.",
+        )
+    return match.group(1)

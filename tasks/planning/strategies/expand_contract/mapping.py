@@ -1,0 +1,232 @@
+"""Mapping groups: which old and new columns belong together, and by which expressions.
+
+A draft is what the user's change and spec say, in the user's words; a `Group` is the same with the server's canonical
+expressions. In between the expressions are type-checked on the clone, which needs a connection and so happens a floor
+above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from psycopg import sql
+
+from tasks.planning.catalog import Column, Table
+from tasks.planning.errors import SpecError, Unsupported
+from tasks.planning.names import TableName, display
+from tasks.planning.plan import Assignment, MappedGroup
+
+MAX_GROUPS = 15
+"""Two bits a group in an ``integer`` marker, the sign bit left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the spec says of one column: the expressions as the user wrote them."""
+
+    up: str | None = None
+    down: Mapping[str, str] | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A mapping group in the user's words: ``up`` by new column over the old shape, ``down`` the other way."""
+
+    table: TableName
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    up: Mapping[str, str]
+    down: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Canonical:
+    """An expression as the server prints it: schema-qualified, typed, over the row's own columns only."""
+
+    text: str
+    inputs: tuple[str, ...]
+    may_raise: bool
+    immutable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One shape of a group: its columns, and the CHECK expressions (canonical) that only this side's columns decide."""
+
+    columns: tuple[Column, ...]
+    checks: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A mapping group ready for SQL. ``number`` is its place in the table's marker (two bits each)."""
+
+    table: TableName
+    number: int
+    old: Side
+    new: Side
+    up: tuple[Assignment, ...]
+    down: tuple[Assignment, ...]
+    readable: tuple[str, ...]
+    """Every column of the row while both shapes exist."""
+    kept_inputs: tuple[Column, ...] = ()
+    """Columns that `up` reads and that belong to neither side."""
+    raising: frozenset[str] = field(default_factory=frozenset)
+    """The ways, ``up`` and ``down``, whose expressions can raise on some value."""
+    immutable: bool = True
+
+    @property
+    def unfilled_bit(self) -> int:
+        return 1 << (2 * self.number)
+
+    @property
+    def down_failed_bit(self) -> int:
+        return 2 << (2 * self.number)
+
+    @property
+    def bits(self) -> int:
+        return self.unfilled_bit | self.down_failed_bit
+
+    def may_raise(self, way: str) -> bool:
+        """Whether computing the ``way`` can raise; CHECKs of the receiving side are evaluated with it and count too."""
+        return way in self.raising or bool((self.new if way == "up" else self.old).checks)
+
+    @property
+    def is_rename(self) -> bool:
+        """Whether both sides hold the same values of the same type under another name."""
+        return (
+            len(self.old.columns) == len(self.new.columns) == 1
+            and self.old.columns[0].type == self.new.columns[0].type
+            and not self.raising
+            and len(self.up) == len(self.down) == 1
+            and self.up[0].expression.strip("()").strip('"') == self.old.columns[0].name
+            and self.down[0].expression.strip("()").strip('"') == self.new.columns[0].name
+        )
+
+    def as_plan(self) -> MappedGroup:
+        return MappedGroup(
+            table=self.table, old=self.old.names, new=self.new.names, up=self.up, down=self.down, bits=self.bits
+        )
+
+
+def drafts(before: Table, after: Table, wanted: Mapping[str, Wanted], using: Mapping[str, str]) -> tuple[Draft, ...]:
+    """Derive the mapping groups of one table from its catalogs before and after the user's change.
+
+    Args:
+        wanted: what the spec's ``mapping`` says, by column name (new names; old names for plain drops).
+        using: USING expressions of the change's ALTER COLUMN TYPE, by the column's old name.
+
+    Raises:
+        SpecError: an expression is missing or contradicts another.
+        Unsupported: a change of a column that this version does not carry out.
+    """
+    old_by_number = {column.attnum: column for column in before.columns}
+    new_by_number = {column.attnum: column for column in after.columns}
+    dropped = {column.name for number, column in old_by_number.items() if number not in new_by_number}
+    found: list[Draft] = []
+    for number, new in new_by_number.items():
+        old = old_by_number.get(number)
+        spec = wanted.get(new.name, Wanted())
+        if old is None:
+            if spec.up is not None:
+                found.append(_added(before, new, spec.up, spec.down, dropped))
+        elif (old.name, old.type, old.collation) != (new.name, new.type, new.collation):
+            found.append(_kept(before.name, old, new, spec, using))
+    merged = _merge(found)
+    taken = {name for draft in merged for name in draft.old}
+    for name in sorted(dropped - taken):
+        down = wanted.get(name, Wanted()).down
+        if isinstance(down, str):
+            merged.append(Draft(before.name, (name,), (), {}, {name: down}))
+    if len(merged) > MAX_GROUPS:
+        raise Unsupported(
+            f"{len(merged)} independent column mappings on {before.name} in one migration (at most {MAX_GROUPS})",
+            instead="Split the change into several migrations.",
+        )
+    return tuple(sorted(merged, key=lambda draft: (draft.new, draft.old)))
+
+
+def _kept(table: TableName, old: Column, new: Column, spec: Wanted, using: Mapping[str, str]) -> Draft:
+    if old.name == new.name:
+        raise Unsupported(
+            f"changing the type of {table}.{display(old.name)} from {old.type} to {new.type} under the same name",
+            instead="Give the new column another name in the same change (ALTER … TYPE, then RENAME COLUMN), so that "
+            "both application versions can run; a same-name change comes in a later version of Lockstep.",
+        )
+    retyped = old.type != new.type or old.collation != new.collation
+    up = spec.up or using.get(old.name) or _plain(old.name)
+    down = spec.down
+    if isinstance(down, Mapping):
+        if set(down) != {old.name}:
+            raise SpecError(
+                f"mapping {table}.{new.name}: down must give the old column {old.name}, and gives {', '.join(down)}."
+            )
+        down = down[old.name]
+    if down is None:
+        if retyped and (old.name in using or spec.up):
+            raise SpecError(
+                f"mapping {table}.{new.name}: down is missing. {old.name} becomes {new.name} by an expression, and "
+                "Lockstep needs the way back to keep the old application running and to roll back.",
+                remedy=f'Add to the spec:  mapping: {{{table.name}.{new.name}: {{down: "…"}}}}',
+            )
+        down = _plain(new.name)
+    return Draft(table, (old.name,), (new.name,), {new.name: up}, {old.name: down})
+
+
+def _added(before: Table, new: Column, up: str, wanted: Mapping[str, str] | str | None, dropped: set[str]) -> Draft:
+    down: dict[str, str] = {}
+    if isinstance(wanted, str):
+        if len(dropped) != 1:
+            raise SpecError(
+                f"mapping {before.name}.{new.name}: down is one expression, but it is not clear for which old column; "
+                "write it as {old_column: expression}."
+            )
+        down = {next(iter(dropped)): wanted}
+    elif wanted is not None:
+        down = dict(wanted)
+    for name in down:
+        if before.column(name) is None:
+            known = ", ".join(column.name for column in before.columns)
+            raise SpecError(
+                f"mapping {before.name}.{new.name}: down names the column {name}, which {before.name} does not have.",
+                remedy=f"It has: {known}.",
+            )
+    return Draft(before.name, tuple(down), (new.name,), {new.name: up}, down)
+
+
+def _merge(found: Iterable[Draft]) -> list[Draft]:
+    """Unite drafts that share an old column: several columns into one and back are one group."""
+    merged: list[Draft] = []
+    for draft in found:
+        related = [other for other in merged if set(other.old) & set(draft.old)]
+        for other in related:
+            merged.remove(other)
+            for name in set(other.down) & set(draft.down):
+                if other.down[name] != draft.down[name]:
+                    raise SpecError(
+                        f"mapping: {draft.table}.{name} has two different down expressions: "
+                        f"{other.down[name]!r} and {draft.down[name]!r}."
+                    )
+            draft = Draft(
+                draft.table,
+                tuple(dict.fromkeys((*other.old, *draft.old))),
+                tuple(dict.fromkeys((*other.new, *draft.new))),
+                {**other.up, **draft.up},
+                {**other.down, **draft.down},
+            )
+        merged.append(draft)
+    return merged
+
+
+def _plain(column: str) -> str:
+    return sql.Identifier(column).as_string()
+
+
+def all_unfilled_bits(groups: Iterable[Group]) -> int:
+    """Return the marker of a row that no side but the old one has filled."""
+    return sum(group.unfilled_bit for group in groups if group.new.columns)

@@ -1,0 +1,109 @@
+"""The way back after contract: a migration of its own, written out as a spec that can be planned and run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from psycopg import sql
+
+from tasks.planning.catalog import Column
+from tasks.planning.names import verbatim
+from tasks.planning.strategies.expand_contract.contribution import TableChange
+
+
+def reverse_spec(migration: str, database: str, changes: Sequence[TableChange]) -> str:
+    """Return the YAML of the reverse migration; what it cannot bring back stands in comments at the top."""
+    statements: list[str] = []
+    mapping: dict[str, dict[str, Any]] = {}
+    lost: list[str] = []
+    for change in changes:
+        statements += _statements(change)
+        mapping |= _mapping(change)
+        lost += _lost(change)
+    spec: dict[str, Any] = {
+        "name": f"{migration}-reverse",
+        "database": database,
+        "change": "\n".join(f"{statement};" for statement in statements) + "\n",
+    }
+    if mapping:
+        spec["mapping"] = mapping
+    head = [f"# Takes {migration} back after its contract phase: the old columns are computed by `down`."]
+    head += [f"# Cannot be recovered: {item}" for item in lost]
+    return "\n".join(head) + "\n" + yaml.dump(spec, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes statements as a block, one a line, and every mapping out in full."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def _statements(change: TableChange) -> list[str]:
+    found = [_add(change, column) for column in change.dropped]
+    found += [change.alter("DROP COLUMN {c}", c=sql.Identifier(column.name)) for column in change.new]
+    kept = {index.oid for index in change.before.indexes}
+    for index in change.after.indexes:
+        if index.oid not in kept and index.constraint is None and not set(index.columns) & change.new_names:
+            found.append(sql.SQL("DROP INDEX {}").format(sql.Identifier(change.name.schema, index.name)).as_string())
+    for constraint in change.before.constraints:
+        if set(constraint.columns) & change.dropped_names and constraint.kind != "not_null":
+            name, definition = sql.Identifier(constraint.name), verbatim(constraint.definition)
+            found.append(change.alter("ADD CONSTRAINT {c} {d}", c=name, d=definition))
+    remaining = {index.oid for index in change.after.indexes}
+    for index in change.before.indexes:
+        gone = index.oid not in remaining or set(index.columns) & change.dropped_names
+        if index.constraint is None and gone:
+            found.append(index.definition)
+    return found
+
+
+def _add(change: TableChange, column: Column) -> str:
+    mapped = any(column.name in [a.column for a in group.down] and group.new.columns for group in change.groups)
+    parts = [sql.SQL("ADD COLUMN {} ").format(sql.Identifier(column.name)), verbatim(column.type)]
+    if column.collation:
+        parts.append(verbatim(f" COLLATE {column.collation}"))
+    if column.default is not None and not mapped:
+        parts.append(verbatim(f" DEFAULT {column.default}"))
+    if column.not_null and (mapped or column.default is not None):
+        parts.append(verbatim(" NOT NULL"))
+    return change.alter("{rest}", rest=sql.Composed(parts))
+
+
+def _mapping(change: TableChange) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for group in change.groups:
+        if not group.new.columns:
+            continue
+        back = {assignment.column: _one_line(assignment.expression) for assignment in group.up}
+        for assignment in group.down:
+            if assignment.column in change.dropped_names:
+                key = f"{change.name.schema}.{change.name.name}.{assignment.column}"
+                found[key] = {"up": _one_line(assignment.expression), "down": back}
+    return found
+
+
+def _one_line(expression: str) -> str:
+    """The server prints CASE over several lines; a literal with a line break stays as it is."""
+    return (
+        expression
+        if "'" in expression and "\n" in "".join(expression.split("'")[1::2])
+        else " ".join(line.strip() for line in expression.splitlines()).strip()
+    )
+
+
+def _lost(change: TableChange) -> list[str]:
+    mapped = {a.column for group in change.groups if group.new.columns for a in group.down}
+    return [
+        f"the values of {change.name}.{column.name}, which was dropped without a mapping"
+        for column in change.dropped
+        if column.name not in mapped
+    ] + [f"the values of {change.name}.{column.name}" for column in change.new if column.name not in change.mapped]

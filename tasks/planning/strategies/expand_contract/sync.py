@@ -1,0 +1,320 @@
+"""The sync trigger: keeps the old and the new shape of a row in step, whichever side the application writes.
+
+One BEFORE INSERT OR UPDATE row trigger a table, last among the table's triggers, serves all its mapping groups.
+What it decides, per group (the data rules of expand-contract; each was a reproduced loss elsewhere):
+
+- the session setting ``lockstep.direction`` first (``up``, ``down``; ``none`` keeps the trigger from being called);
+- INSERT: the side that is given; UPDATE: the side that changed; both: kept when they agree, else new wins and the
+  conflict is recorded; neither: a row that is still unfilled is filled;
+- the application's own statement never fails because of the sync: an expression that raises, or whose result breaks
+  a constraint of the other shape, is recorded by key and SQLSTATE, the group's bit is set in ``lockstep_pending``, and
+  the write stands. The constraints of the shape that was *not* written are tolerant of exactly that bit, so a write
+  that breaks the constraints of its own shape is refused as ever.
+
+The text produced here is plpgsql whose column names went through `psycopg.sql`; the expressions are the server's own
+canonical forms, rewritten and proven by `tasks.planning.expressions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from psycopg import sql
+
+from tasks.planning.expressions import distinct, substitute
+from tasks.planning.names import DIRECTION_SETTING, LOCKSTEP_SCHEMA, PENDING_COLUMN, TableName, own_name
+from tasks.planning.strategies.expand_contract.mapping import Group, Side, all_unfilled_bits
+
+_LAST = "zzz_lockstep_sync"
+
+
+def function_name(migration: str, table: TableName) -> str:
+    """Return the name of the table's sync function, in schema ``lockstep``."""
+    return own_name("sync", migration, *table)
+
+
+def trigger_name(others: Iterable[str]) -> str:
+    """Return a trigger name that sorts after all ``others``: triggers fire in byte order of their names."""
+    last = max((name.encode() for name in others), default=b"")
+    if _LAST.encode() > last:
+        return _LAST
+    # U+10FFFF is the last code point, and UTF-8 sorts as code points do.
+    return "\U0010ffff" * (1 + len(last.decode()) - len(last.decode().lstrip("\U0010ffff"))) + _LAST
+
+
+def create_trigger(migration: str, table: TableName, others: Iterable[str]) -> tuple[str, str]:
+    """Return the statements that install the trigger; ALWAYS, so that writes of a replica role are kept in step too."""
+    name = sql.Identifier(trigger_name(others))
+    create = sql.SQL(
+        "CREATE TRIGGER {name} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW "
+        "WHEN (pg_catalog.current_setting({setting}, true) IS DISTINCT FROM 'none') EXECUTE FUNCTION {function}()"
+    ).format(
+        name=name,
+        table=table.identifier,
+        setting=sql.Literal(DIRECTION_SETTING),
+        function=sql.Identifier(LOCKSTEP_SCHEMA, function_name(migration, table)),
+    )
+    always = sql.SQL("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}").format(table=table.identifier, name=name)
+    return create.as_string(), always.as_string()
+
+
+def create_function(
+    migration: str, table: TableName, key: tuple[str, ...], groups: tuple[Group, ...], *,
+    personal_key: bool, settings: tuple[tuple[str, str], ...], after_switch: bool,
+) -> str:  # fmt: skip
+    """Return CREATE OR REPLACE FUNCTION for the table's sync function.
+
+    ``settings`` are pinned on the function (the application's TimeZone must not change what `up` means);
+    ``after_switch`` adds the record of sessions that still write the old shape.
+    """
+    writer = _Writer(migration, table, key, personal_key)
+    declarations = [line for group in groups for line in _declarations(group)]
+    body = [line for group in groups for line in _group(writer, group)]
+    if after_switch:
+        body += writer.record_old_write()
+    all_unfilled = all_unfilled_bits(groups)
+    # search_path is a list: a literal would be one schema of that odd name.
+    pinned = sql.SQL(" ").join(
+        [
+            sql.SQL("SET search_path TO pg_catalog, pg_temp"),
+            *(
+                sql.SQL("SET {} TO {}").format(sql.Identifier(name), sql.Literal(value))
+                for name, value in settings
+                if name.lower() != "search_path"
+            ),
+        ]
+    )
+    text = "\n".join(
+        [
+            "",
+            "#variable_conflict use_variable",
+            "DECLARE",
+            f"  lockstep_direction CONSTANT text := coalesce(current_setting('{DIRECTION_SETTING}', true), '');",
+            "  lockstep_mask integer;",
+            "  lockstep_failed text;",
+            "  lockstep_way text;",
+            "  lockstep_old boolean;",
+            "  lockstep_new boolean;",
+            "  lockstep_old_shape boolean := false;",
+            *declarations,
+            "BEGIN",
+            f"  IF TG_OP = 'INSERT' THEN lockstep_mask := {all_unfilled};",
+            f"  ELSE lockstep_mask := OLD.{PENDING_COLUMN}; END IF;",
+            *body,
+            f"  NEW.{PENDING_COLUMN} := lockstep_mask;",
+            "  RETURN NEW;",
+            "END",
+            "",
+        ]
+    )
+    return (
+        sql.SQL(
+            "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {pinned} "
+            "AS {body}"
+        )
+        .format(
+            function=sql.Identifier(LOCKSTEP_SCHEMA, function_name(migration, table)),
+            pinned=pinned,
+            body=sql.Literal(text),
+        )
+        .as_string()
+    )
+
+
+def drop_trigger(table: TableName, others: Iterable[str]) -> str:
+    return sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(trigger_name(others)), table.identifier).as_string()
+
+
+def drop_function(migration: str, table: TableName) -> str:
+    name = sql.Identifier(LOCKSTEP_SCHEMA, function_name(migration, table))
+    return sql.SQL("DROP FUNCTION {}()").format(name).as_string()
+
+
+# ------------------------------------------------------------------------------------------- one group
+
+
+def _column(row: str, column: str) -> str:
+    return f"{row}.{sql.Identifier(column).as_string()}"
+
+
+def _declarations(group: Group) -> list[str]:
+    sides = (("up", group.new), ("down", group.old))
+    return [f"  {_local(group, way, i)} {column.type};" for way, side in sides for i, column in enumerate(side.columns)]
+
+
+def _local(group: Group, way: str, position: int) -> str:
+    return f"lockstep_{way}_{group.number}_{position}"
+
+
+def _row(group: Group, expression: str) -> str:
+    """Return the expression over the row being written."""
+    return substitute(expression, {name: _column("NEW", name) for name in group.readable})
+
+
+def _changed(columns: Iterable[tuple[str, bool]]) -> str:
+    tests = [distinct(_column("NEW", name), _column("OLD", name), equality) for name, equality in columns]
+    return " OR ".join(f"({test})" for test in tests) or "false"
+
+
+def _given(side: Side) -> str:
+    """Return whether an INSERT gave this side: a column without default that is not NULL can only have been given."""
+    tests = [f"{_column('NEW', column.name)} IS NOT NULL" for column in side.columns if column.default is None]
+    return " OR ".join(tests) or "false"
+
+
+def _group(writer: _Writer, group: Group) -> list[str]:
+    old = [(column.name, column.has_equality) for column in group.old.columns]
+    new = [(column.name, column.has_equality) for column in group.new.columns]
+    kept = [(column.name, column.has_equality) for column in group.kept_inputs]
+    lines = [
+        f"  -- {', '.join(name for name, _ in old) or '(derived)'} <-> {', '.join(name for name, _ in new)}",
+        "  IF TG_OP = 'INSERT' THEN",
+        f"    lockstep_new := {_given(group.new)};",
+        f"    lockstep_old := NOT lockstep_new OR {_given(group.old)};",
+        "  ELSE",
+        f"    lockstep_new := {_changed(new)};",
+        f"    lockstep_old := {_changed(old)}" + (f" OR (NOT lockstep_new AND ({_changed(kept)}));" if kept else ";"),
+        "  END IF;",
+        "  IF lockstep_direction = 'up' THEN lockstep_old := true; lockstep_new := false;",
+        "  ELSIF lockstep_direction = 'down' THEN lockstep_old := false; lockstep_new := true; END IF;",
+        f"  lockstep_old_shape := lockstep_old_shape OR (lockstep_old AND (TG_OP = 'INSERT' OR {_changed(old)}));",
+    ]
+    if not group.new.columns:
+        return [*lines, *_dropped(writer, group)]
+    if not group.down:
+        return [*lines, *_one_way(writer, group)]
+    return [
+        *lines,
+        "  IF lockstep_old AND lockstep_new THEN",
+        *_agreement(writer, group),
+        "  END IF;",
+        "  lockstep_way := CASE WHEN lockstep_new THEN 'down'",
+        f"    WHEN lockstep_old OR lockstep_mask & {group.unfilled_bit} <> 0 THEN 'up'",
+        f"    WHEN lockstep_mask & {group.down_failed_bit} <> 0 THEN 'down' END;",
+        "  IF lockstep_way = 'down' THEN",
+        *_apply(writer, group, "down"),
+        "  ELSIF lockstep_way = 'up' THEN",
+        *_apply(writer, group, "up"),
+        "  END IF;",
+    ]
+
+
+def _one_way(writer: _Writer, group: Group) -> list[str]:
+    """A derived group has no way back: what the application writes into the new columns stands."""
+    return [
+        f"  IF lockstep_new THEN lockstep_mask := lockstep_mask & ~{group.bits};",
+        f"  ELSIF lockstep_old OR lockstep_mask & {group.unfilled_bit} <> 0 THEN",
+        *_apply(writer, group, "up"),
+        "  END IF;",
+    ]
+
+
+def _dropped(writer: _Writer, group: Group) -> list[str]:
+    """Columns that only the old shape has: an INSERT of the new shape leaves them out, and gets what `down` says."""
+    return [
+        f"  lockstep_mask := lockstep_mask & ~{group.bits};",
+        f"  IF TG_OP = 'INSERT' AND NOT ({_given(group.old)}) THEN",
+        *_apply(writer, group, "down"),
+        "  END IF;",
+    ]
+
+
+def _compute(group: Group, way: str) -> list[str]:
+    """Compute the other side's values into locals, and into `lockstep_failed` the SQLSTATE that refuses them."""
+    expressions, side = (group.up, group.new) if way == "up" else (group.down, group.old)
+    locals_ = {column.name: _local(group, way, i) for i, column in enumerate(side.columns)}
+    order = {column.name: i for i, column in enumerate(side.columns)}
+    lines = [
+        f"{locals_[assignment.column]} := {_row(group, assignment.expression)};"
+        for assignment in sorted(expressions, key=lambda a: order[a.column])
+    ]
+    values = {name: _column("NEW", name) for name in group.readable} | locals_
+    lines += [
+        f"IF {locals_[column.name]} IS NULL THEN lockstep_failed := '23502'; END IF;"
+        for column in side.columns
+        if column.not_null
+    ]
+    # IF takes NULL as false, so a CHECK that is NULL holds, as it does in a constraint.
+    lines += [f"IF NOT ({substitute(check, values)}) THEN lockstep_failed := '23514'; END IF;" for check in side.checks]
+    if not group.may_raise(way):
+        return ["lockstep_failed := NULL;", *lines]
+    return [
+        "lockstep_failed := NULL;",
+        "BEGIN",
+        *(f"  {line}" for line in lines),
+        "EXCEPTION WHEN OTHERS THEN lockstep_failed := SQLSTATE;",
+        "END;",
+    ]
+
+
+def _apply(writer: _Writer, group: Group, way: str) -> list[str]:
+    side = group.new if way == "up" else group.old
+    success = [
+        f"{_column('NEW', column.name)} := {_local(group, way, i)};" for i, column in enumerate(side.columns)
+    ] + [f"lockstep_mask := lockstep_mask & ~{group.bits};"]
+    bit = group.unfilled_bit if way == "up" else group.down_failed_bit
+    failure = [f"lockstep_mask := (lockstep_mask & ~{group.bits}) | {bit};", writer.record("failure", way)]
+    if way == "up":
+        # What the old shape now says cannot be said in the new one: unknown is better than stale.
+        failure = [f"{_column('NEW', column.name)} := NULL;" for column in side.columns] + failure
+    lines = [*_compute(group, way), "IF lockstep_failed IS NULL THEN"]
+    lines += [f"  {line}" for line in success]
+    lines += ["ELSE", *(f"  {line}" for line in failure), "END IF;"]
+    return [f"    {line}" for line in lines]
+
+
+def _agreement(writer: _Writer, group: Group) -> list[str]:
+    """Both sides written: nothing to do where they agree in either direction, else a conflict in which new wins."""
+
+    def agrees(way: str, side: Side) -> str:
+        tests = [
+            f"NOT ({distinct(_column('NEW', column.name), _local(group, way, i), has_equality=column.has_equality)})"
+            for i, column in enumerate(side.columns)
+        ]
+        return " AND ".join(tests)
+
+    lines = [
+        *_compute(group, "up"),
+        f"IF lockstep_failed IS NULL AND {agrees('up', group.new)} THEN",
+        "  lockstep_old := false; lockstep_new := false;",
+        "ELSE",
+        *(f"  {line}" for line in _compute(group, "down")),
+        f"  IF lockstep_failed IS NULL AND {agrees('down', group.old)} THEN",
+        "    lockstep_old := false; lockstep_new := false;",
+        f"  ELSE {writer.record('conflict', 'down')}",
+        "  END IF;",
+        "END IF;",
+        f"IF NOT lockstep_new THEN lockstep_mask := lockstep_mask & ~{group.bits}; END IF;",
+    ]
+    return [f"    {line}" for line in lines]
+
+
+class _Writer:
+    """Writes the statements that record what happened, inside the application's own transaction."""
+
+    def __init__(self, migration: str, table: TableName, key: tuple[str, ...], personal_key: bool) -> None:
+        self._migration = sql.Literal(migration).as_string()
+        self._table = sql.Literal(str(table)).as_string()
+        array = f"jsonb_build_array({', '.join(_column('NEW', name) for name in key)})::text"
+        self._key = f"md5({array})" if personal_key else array
+
+    def record(self, kind: str, way: str) -> str:
+        return (
+            f"INSERT INTO {LOCKSTEP_SCHEMA}.sync_failure (migration, table_name, key, sqlstate, direction, kind) "
+            f"VALUES ({self._migration}, {self._table}, {self._key}, coalesce(lockstep_failed, '00000'), "
+            f"'{way}', '{kind}');"
+        )
+
+    def record_old_write(self) -> list[str]:
+        # One row a backend, written at most once a second: no two sessions ever wait for each other here.
+        return [
+            "  IF lockstep_old_shape AND lockstep_direction = '' THEN",
+            f"    INSERT INTO {LOCKSTEP_SCHEMA}.old_write AS seen "
+            "(migration, table_name, pid, application_name, role_name, last_at)",
+            f"    VALUES ({self._migration}, {self._table}, pg_backend_pid(), current_setting('application_name'), "
+            "session_user, clock_timestamp())",
+            "    ON CONFLICT (migration, table_name, pid) DO UPDATE SET last_at = excluded.last_at, "
+            "application_name = excluded.application_name, role_name = excluded.role_name",
+            "    WHERE seen.last_at < excluded.last_at - interval '1 second';",
+            "  END IF;",
+        ]

@@ -1,0 +1,1 @@
+../../../../examples/drink-water/schema.sql

@@ -1,0 +1,108 @@
+"""Every folder in cases/: forward, back, and forward to the end, under clients that write throughout."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import yaml
+
+from tasks.database.connection import Target
+from tests.acceptance.harness import (
+    CASES_FOLDER,
+    Case,
+    Lockstep,
+    another_database,
+    assert_equal,
+    cases,
+    execute,
+    planned_phases,
+    query,
+)
+from tests.acceptance.shell import ROOT
+from tests.acceptance.writers import Writers, replay
+
+CASES = cases()
+WHILE = 0.5
+"""Seconds for which the writers go on before and after each part, in the state that it leaves."""
+
+LEFT_BEHIND = """
+SELECT conname FROM pg_constraint WHERE conname LIKE 'lockstep%' AND connamespace <> 'lockstep'::regnamespace
+UNION ALL
+SELECT attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+ WHERE attname LIKE 'lockstep%' AND NOT attisdropped AND relnamespace <> 'lockstep'::regnamespace
+UNION ALL
+SELECT tgname FROM pg_trigger WHERE tgname LIKE '%lockstep%' AND NOT tgisinternal
+"""
+
+
+@pytest.fixture(params=CASES, ids=[case.name for case in CASES])
+def case(request: pytest.FixtureRequest, database: Target) -> Case:
+    found: Case = request.param
+    execute(database, *found.setup)
+    return found
+
+
+def test_rollback_leaves_everything_as_it_was(case: Case, lockstep: Lockstep, database: Target) -> None:
+    with Writers(database.conninfo, case.workload) as writers:
+        time.sleep(WHILE)
+        reversible = [phase for phase in phases_of(case, lockstep) if phase not in {"switch", "contract"}]
+        lockstep.must("run", str(case.spec), "--until", reversible[-1])
+        time.sleep(WHILE)
+        lockstep.must("rollback", case.migration)
+        time.sleep(WHILE)
+    assert writers.errors == []
+    old = writers.acknowledged("old")
+    assert old
+    with another_database(database) as copy:
+        execute(copy, *case.setup)
+        replay(copy.conninfo, old)
+        assert_equal(database, copy)
+
+
+def test_completion_equals_the_plain_sql(case: Case, lockstep: Lockstep, database: Target) -> None:
+    with Writers(database.conninfo, case.workload) as writers:
+        time.sleep(WHILE)
+        if "switch" in phases_of(case, lockstep):
+            lockstep.must("run", str(case.spec), "--until", "switch", "--yes")
+            writers.become(writers.first_half, "new")
+            time.sleep(WHILE)
+            writers.become(writers.all, "new")
+            lockstep.must("run", str(case.spec), "--yes", "--waive-soak")
+        else:
+            # Nothing of the old shape goes: both versions may run for ever.
+            lockstep.must("run", str(case.spec), "--yes")
+            writers.become(writers.all, "new")
+        time.sleep(WHILE)
+    assert writers.errors == []
+    old, new = writers.acknowledged("old"), writers.acknowledged("new")
+    assert old
+    assert new
+    with another_database(database) as copy:
+        execute(copy, *case.setup)
+        replay(copy.conninfo, old)
+        execute(copy, case.expected)
+        replay(copy.conninfo, new)
+        assert_equal(database, copy)
+    assert phases_of(case, lockstep) == []
+    assert_nothing_left(database)
+    lockstep.must("run", str(case.spec))
+
+
+def phases_of(case: Case, lockstep: Lockstep) -> list[str]:
+    return planned_phases(lockstep.must("plan", str(case.spec), "--format", "json"))
+
+
+def assert_nothing_left(database: Target) -> None:
+    """Nothing of Lockstep hangs on the application's tables."""
+    assert query(database, LEFT_BEHIND) == []
+
+
+def test_the_demo_s_spec_is_a_case() -> None:
+    example = yaml.safe_load((ROOT / "examples" / "drink-water" / "intake-v2.yaml").read_text(encoding="utf-8"))
+    case = yaml.safe_load((CASES_FOLDER / "intake_v2" / "spec.yaml").read_text(encoding="utf-8"))
+    for document in (example, case):
+        for differing in ("database", "window"):
+            document.pop(differing, None)
+        document["gates"].pop("suites", None)
+    assert case == example

@@ -1,0 +1,182 @@
+"""Schema clones: equal to the live schema or refused, used in copies, gone afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from tasks.database import clone as clone_module
+from tasks.database.catalog import snapshot
+from tasks.database.clone import SCRATCH_PREFIX, SchemaClone, dump_schema
+from tasks.database.connection import Target, connect
+from tasks.database.server import EmbeddedServer
+from tasks.planning.errors import CannotConnect, MissingPrivilege, SchemaChanged
+from tasks.planning.schema_hash import catalog_text
+from tests.conftest import AnyServer
+
+NASTY = (Path(__file__).parent / "nasty_schema.sql").read_bytes()
+
+Scratch = EmbeddedServer | Target
+
+
+def scratch_databases(server: AnyServer) -> set[str]:
+    with psycopg.connect(server.url("postgres")) as conn:
+        rows = conn.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (SCRATCH_PREFIX,))
+        return {str(row[0]) for row in rows.fetchall()}
+
+
+def text_of(target: Target) -> str:
+    with connect(target, role="test") as conn:
+        return catalog_text(snapshot(conn))
+
+
+@pytest.mark.every_version
+def test_a_clone_has_the_schema_and_no_rows(drink_water: Target, scratch: Scratch) -> None:
+    with SchemaClone(drink_water, scratch) as clone:
+        copy = clone.fresh()
+        assert text_of(copy) == text_of(drink_water) == catalog_text(clone.live)
+        with connect(copy, role="test") as conn:
+            assert conn.execute("SELECT count(*) FROM water_intake").fetchone() == (0,)
+
+
+@pytest.mark.every_version
+def test_a_schema_with_one_of_everything_is_cloned_exactly(database: Target, scratch: Scratch) -> None:
+    with connect(database, role="test") as conn:
+        conn.execute(NASTY)
+    with SchemaClone(database, scratch) as clone:
+        assert text_of(clone.fresh()) == text_of(database)
+        assert len(clone.live.tables) == 10
+
+
+def test_copies_do_not_see_each_other_and_all_are_dropped(
+    drink_water: Target, scratch: Scratch, server: AnyServer
+) -> None:
+    before = scratch_databases(server)
+    with SchemaClone(drink_water, scratch) as clone:
+        first, second = clone.fresh(), clone.fresh()
+        with connect(first, role="test") as conn:
+            conn.execute("DROP TABLE users CASCADE")
+        assert text_of(second) == text_of(drink_water)
+        assert len(scratch_databases(server) - before) == 3
+        left_open = connect(second, role="test")
+    assert scratch_databases(server) == before
+    with pytest.raises(psycopg.OperationalError):
+        left_open.execute("SELECT 1")
+    left_open.close()
+
+
+def test_copies_are_dropped_when_the_block_fails(drink_water: Target, scratch: Scratch, server: AnyServer) -> None:
+    before = scratch_databases(server)
+    with pytest.raises(ZeroDivisionError), SchemaClone(drink_water, scratch) as clone:
+        clone.fresh()
+        _ = 1 / 0
+    assert scratch_databases(server) == before
+
+
+def test_it_is_of_use_only_inside_its_block(drink_water: Target, scratch: Scratch) -> None:
+    clone = SchemaClone(drink_water, scratch)
+    with pytest.raises(RuntimeError):
+        clone.fresh()
+    with pytest.raises(RuntimeError):
+        _ = clone.live
+
+
+def test_a_clone_that_is_not_the_live_schema_is_refused(
+    drink_water: Target, scratch: Scratch, server: AnyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = scratch_databases(server)
+
+    def while_the_schema_changes(target: Target) -> str:
+        text = dump_schema(target)
+        with connect(target, role="test") as conn:
+            conn.execute("ALTER TABLE users ADD COLUMN meanwhile int")
+        return text
+
+    monkeypatch.setattr(clone_module, "dump_schema", while_the_schema_changes)
+    with pytest.raises(SchemaChanged, match="missing: column public.users 'meanwhile' integer"):
+        SchemaClone(drink_water, scratch).__enter__()
+    assert scratch_databases(server) == before
+
+
+def test_lockstep_s_own_schema_and_triggers_stay_behind(drink_water: Target, scratch: Scratch) -> None:
+    with connect(drink_water, role="test") as conn:
+        conn.execute(
+            "CREATE SCHEMA lockstep; CREATE TABLE lockstep.migration (name text);"
+            "CREATE FUNCTION lockstep.sync_1() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+            "CREATE TRIGGER lockstep_zz_1 BEFORE INSERT OR UPDATE ON users FOR EACH ROW"
+            " WHEN (current_setting('lockstep.direction', true) IS DISTINCT FROM 'none')"
+            " EXECUTE FUNCTION lockstep.sync_1();"
+            "ALTER TABLE users ENABLE ALWAYS TRIGGER lockstep_zz_1"
+        )
+    with SchemaClone(drink_water, scratch) as clone, connect(clone.fresh(), role="test") as conn:
+        assert conn.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'lockstep'").fetchone() == (0,)
+        assert conn.execute("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal").fetchone() == (0,)
+
+
+def test_a_thing_in_a_function_body_is_not_taken_for_psql_s(database: Target, scratch: Scratch) -> None:
+    body = "\\restrict abc\n\\unrestrict abc\n-- SET transaction_timeout = 0;\n; SELECT 1"
+    with connect(database, role="test") as conn:
+        conn.execute(
+            sql.SQL("CREATE FUNCTION odd() RETURNS text LANGUAGE sql AS {}").format("SELECT $x$" + body + "$x$")
+        )
+    with SchemaClone(database, scratch) as clone:
+        assert text_of(clone.fresh()) == text_of(database)
+
+
+# ------------------------------------------------------------------------------------------------ roles and secrets
+
+
+@pytest.fixture
+def login(database: Target) -> Iterator[Target]:
+    """A role without any privilege, with a password, on the empty database."""
+    with connect(database, role="test") as conn:
+        conn.execute(
+            "CREATE ROLE clone_login LOGIN PASSWORD 'geheim-9f' NOSUPERUSER NOCREATEDB; CREATE TABLE t (a int)"
+        )
+    yield Target("named", make_conninfo(database.conninfo, user="clone_login", password="geheim-9f"))
+    with connect(database, role="test") as conn:
+        conn.execute("DROP OWNED BY clone_login; DROP ROLE clone_login")
+
+
+def test_a_role_that_may_not_read_is_told_what_to_grant(login: Target, scratch: Scratch) -> None:
+    with pytest.raises(MissingPrivilege, match="permission denied for table t") as caught:
+        SchemaClone(login, scratch).__enter__()
+    assert caught.value.grant == "GRANT pg_read_all_data TO clone_login"
+    assert "geheim" not in str(caught.value)
+
+
+def test_a_role_that_may_not_create_databases_is_told_what_to_grant(login: Target, database: Target) -> None:
+    with connect(database, role="test") as conn:
+        conn.execute("GRANT SELECT ON t TO clone_login")
+    with pytest.raises(MissingPrivilege) as caught:
+        SchemaClone(login, login).__enter__()
+    assert caught.value.grant == 'ALTER ROLE "clone_login" CREATEDB'
+    assert "geheim" not in str(caught.value)
+
+
+def test_the_password_goes_by_the_environment(login: Target, database: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect(database, role="test") as conn:
+        conn.execute("GRANT SELECT ON t TO clone_login")
+    seen: list[list[str]] = []
+    run = subprocess.run
+
+    def watched(command: list[str], **options: object) -> object:
+        seen.append(command)
+        return run(command, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "run", watched)
+    assert "CREATE TABLE public.t" in dump_schema(login)
+    (command,) = seen
+    assert "geheim" not in " ".join(command)
+
+
+def test_a_server_that_does_not_answer_is_told(database: Target) -> None:
+    with pytest.raises(CannotConnect) as caught:
+        dump_schema(Target("gone", make_conninfo(database.conninfo, port="1", password="geheim-9f")))
+    assert "geheim" not in str(caught.value)
