@@ -34,7 +34,7 @@ from tasks.planning.plan import (
     Step,
     Transaction,
 )
-from tasks.planning.schema_hash import describe_difference, schema_hash, schema_text
+from tasks.planning.schema_hash import describe_difference, digest, schema_hash, schema_text
 
 
 def prove(plan: Plan, clone: SchemaClone, target: Catalog) -> Plan:
@@ -66,15 +66,18 @@ def _prepare(connection: psycopg.Connection[TupleRow]) -> None:
 
 def _carry_out(plan: Plan, connection: psycopg.Connection[TupleRow], start: Catalog) -> tuple[Phase, ...]:
     phases = []
-    here = schema_hash(start, plan.scope)
+    now = start
     for phase in plan.phases:
+        text = schema_text(now, plan.scope)
+        steps = []
         for step in phase.steps:
             files = _files(connection, plan.scope)
             _perform(connection, step, (step.action,))
             _refuse_rewrite(step, files, _files(connection, plan.scope))
-        after = schema_hash(snapshot(connection), plan.scope)
-        phases.append(phase.model_copy(update={"schema_before": here, "schema_after": after}))
-        here = after
+            now = snapshot(connection)
+            steps.append(step.model_copy(update={"schema_after": schema_hash(now, plan.scope)}))
+        hashes = {"schema_before": digest(text), "schema_after": schema_hash(now, plan.scope)}
+        phases.append(phase.model_copy(update={"steps": tuple(steps), "schema_text": text, **hashes}))
     return tuple(phases)
 
 

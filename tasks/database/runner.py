@@ -15,6 +15,7 @@ from tasks.database.connection import Target
 from tasks.database.crash import crash_point
 from tasks.database.executor import Executor
 from tasks.database.failures import connection_lost
+from tasks.database.fingerprint import require_schema
 from tasks.database.lease import Lease
 from tasks.database.ledger import Ledger
 from tasks.database.locks import Patience
@@ -82,7 +83,9 @@ class Runner:
         phase = self.plan.phase(name)
         self.ledger.begin_phase(self.plan.name, name)
         with self._recording(name):
-            done = {step.step for step in self.ledger.steps(self.plan.name) if step.state is StepState.DONE}
+            records = [step for step in self.ledger.steps(self.plan.name) if step.phase == name]
+            require_schema(self._lease.session("work"), self.plan, phase, records)
+            done = {step.step for step in records if step.state is StepState.DONE}
             for step in phase.steps:
                 if step.id in done:
                     continue

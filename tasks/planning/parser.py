@@ -184,9 +184,25 @@ def shape(
     return str(postgast.deparse(tree))
 
 
+# Where the nodes of the parse tree keep names of columns: as strings, or as targets.
+_COLUMN_STRINGS = {
+    "Constraint": ("keys", "fk_attrs", "including"),
+    "CreateTrigStmt": ("columns",),
+    "AccessPriv": ("cols",),
+}
+_COLUMN_TARGETS = {"InsertStmt": "cols", "UpdateStmt": "target_list"}
+
+
 def _shape_names(node: Node, columns: Mapping[str, str], referenced: Mapping[str, str]) -> None:
     """Rename the columns that one node names, wherever that kind of node keeps them."""
-    match type(node).__name__:
+    kind = type(node).__name__
+    for field in _COLUMN_STRINGS.get(kind, ()):
+        for key in getattr(node, field):
+            _rename(key.string, columns)
+    if kind in _COLUMN_TARGETS:
+        for target in getattr(node, _COLUMN_TARGETS[kind]):
+            target.res_target.name = columns.get(target.res_target.name, target.res_target.name)
+    match kind:
         case "ColumnRef" if _names_a_column(node):
             _rename(node.fields[-1].string, columns)
         case "ResTarget" if not node.name and _names_a_column(getattr(node.val, "column_ref", None)):
@@ -197,16 +213,8 @@ def _shape_names(node: Node, columns: Mapping[str, str], referenced: Mapping[str
         case "IndexStmt":
             node.idxname = "x"
         case "Constraint":
-            for key in (*node.keys, *node.fk_attrs, *node.including):
-                _rename(key.string, columns)
             for key in node.pk_attrs:
                 _rename(key.string, referenced)
-        case "CreateTrigStmt":
-            for key in node.columns:
-                _rename(key.string, columns)
-        case "AccessPriv":
-            for key in node.cols:
-                _rename(key.string, columns)
 
 
 def _strip_casts(node: Node) -> None:

@@ -126,6 +126,8 @@ class Step(Part):
     statement_timeout_ms: int = 5_000
     undo: tuple[Action, ...] | Irreversible = ()
     forecast: Forecast = Forecast(best=0.0, worst=0.0)
+    schema_after: str = ""
+    """Schema hash once the step is done; filled by proving the plan on a clone."""
 
     @property
     def transactional(self) -> bool:
@@ -191,6 +193,8 @@ class Phase(Part):
     schema_before: str = ""
     schema_after: str = ""
     """Schema hashes; filled by proving the plan on the clone."""
+    schema_text: str = ""
+    """What ``schema_before`` is the hash of, so that a difference can be named."""
 
 
 class MappedGroup(Part):

@@ -198,6 +198,7 @@ def test_a_thousand_tables_take_seconds(database: Target) -> None:
 def test_the_meaning_of_the_example(drink_water: Target) -> None:
     statements = load(DRINK_WATER / "intake-v2.yaml").statements()
     with connect(drink_water, role="test") as conn:
+        conn.execute("TRUNCATE users CASCADE")  # a clone has no rows
         before, after = apply_change(conn, statements, [("TimeZone", "UTC"), ("search_path", "public")])
         assert snapshot(conn) == before
     intake = "public.water_intake"
@@ -246,7 +247,8 @@ def test_everything_follows_a_rename(nasty: Target) -> None:
     ("text", "expected"),
     [
         (
-            "ALTER TABLE shop.customer ADD CONSTRAINT x CHECK (d IS NOT NULL); ALTER TABLE shop.customer ALTER d SET NOT NULL;"
+            "ALTER TABLE shop.customer ADD CONSTRAINT x CHECK (d IS NOT NULL);"
+            "ALTER TABLE shop.customer ALTER d SET NOT NULL;"
             "ALTER TABLE shop.customer DROP CONSTRAINT x",
             [("column shop.customer.d is made NOT NULL", False)],
         ),
@@ -284,7 +286,10 @@ def test_everything_follows_a_rename(nasty: Target) -> None:
             "GRANT SELECT ON public.nokey TO PUBLIC",
             [("privileges on public.nokey change: 1 granted, 0 revoked", False)],
         ),
-        ("ALTER TABLE public.nokey SET (fillfactor = 50)", [("fillfactor of public.nokey changes from nothing to 50", False)]),
+        (
+            "ALTER TABLE public.nokey SET (fillfactor = 50)",
+            [("fillfactor of public.nokey changes from nothing to 50", False)],
+        ),
         ("ALTER TABLE shop.parent RENAME TO forebear", [
             ("inherits of shop.child changes from shop.parent to shop.forebear", False),
             ("table shop.parent is renamed to shop.forebear", False),
@@ -318,8 +323,8 @@ def test_a_failing_statement_is_told_with_its_place_and_leaves_nothing(drink_wat
             apply_change(conn, parse_change(text, source="change"))
         assert 'Statement 2 of the change (line 2) fails on a clone of the schema: column "email"' in caught.value.what
         assert snapshot(conn) == before
-        with pytest.raises(SpecError, match=r"line 3\).*does not exist"):
-            apply_change(conn, parse_change("\nALTER TABLE users\n ADD CHECK (nope > 0)", source="change"))
+        with pytest.raises(SpecError, match=r'line 3\).*type "nope" does not exist'):
+            apply_change(conn, parse_change("\nALTER TABLE users\n ADD x nope", source="change"))
 
 
 def test_concurrently_is_measured_without_it(drink_water: Target) -> None:

@@ -13,8 +13,9 @@ from psycopg.conninfo import make_conninfo
 
 from tasks.database import clone as clone_module
 from tasks.database.catalog import snapshot
-from tasks.database.clone import SCRATCH_PREFIX, SchemaClone, dump_schema
+from tasks.database.clone import SCRATCH_PREFIX, SchemaClone, choose_scratch, dump_schema
 from tasks.database.connection import Target, connect
+from tasks.database.inspection import inspect_server
 from tasks.database.server import EmbeddedServer
 from tasks.planning.errors import CannotConnect, MissingPrivilege, SchemaChanged
 from tasks.planning.schema_hash import catalog_text
@@ -73,10 +74,14 @@ def test_copies_do_not_see_each_other_and_all_are_dropped(
 
 def test_copies_are_dropped_when_the_block_fails(drink_water: Target, scratch: Scratch, server: AnyServer) -> None:
     before = scratch_databases(server)
-    with pytest.raises(ZeroDivisionError), SchemaClone(drink_water, scratch) as clone:
-        clone.fresh()
-        _ = 1 / 0
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        _fail_inside(drink_water, scratch)
     assert scratch_databases(server) == before
+
+
+def _fail_inside(target: Target, scratch: Scratch) -> None:
+    with SchemaClone(target, scratch) as clone, connect(clone.fresh(), role="test") as conn:
+        conn.execute("SELECT * FROM nope")
 
 
 def test_it_is_of_use_only_inside_its_block(drink_water: Target, scratch: Scratch) -> None:
@@ -99,7 +104,7 @@ def test_a_clone_that_is_not_the_live_schema_is_refused(
         return text
 
     monkeypatch.setattr(clone_module, "dump_schema", while_the_schema_changes)
-    with pytest.raises(SchemaChanged, match="missing: column public.users 'meanwhile' integer"):
+    with pytest.raises(SchemaChanged, match=r"missing: column public.users 'meanwhile' integer"):
         SchemaClone(drink_water, scratch).__enter__()
     assert scratch_databases(server) == before
 
@@ -127,6 +132,25 @@ def test_a_thing_in_a_function_body_is_not_taken_for_psql_s(database: Target, sc
         )
     with SchemaClone(database, scratch) as clone:
         assert text_of(clone.fresh()) == text_of(database)
+
+
+def test_the_clone_is_made_where_the_schema_s_extensions_are(
+    database: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o755)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    with connect(database, role="test") as conn:
+        facts = inspect_server(conn)
+        chosen = choose_scratch(database, facts)
+        assert isinstance(chosen, EmbeddedServer)
+        try:
+            assert chosen.major == (16 if facts.major <= 16 else 18)
+            # No extension exists that the embedded server lacks and this one has: one is renamed to look like it.
+            conn.execute("SET allow_system_table_mods = on")
+            conn.execute("UPDATE pg_extension SET extname = 'nowhere' WHERE extname = 'plpgsql'")
+            assert choose_scratch(database, facts) == database
+        finally:
+            chosen.remove()
 
 
 # ------------------------------------------------------------------------------------------------ roles and secrets

@@ -87,8 +87,10 @@ GATES = {
 CHECKS = [(gate, check) for gate in GATES.values() for check in gate.checks]
 
 
-@pytest.mark.parametrize(("gate", "check"), CHECKS, ids=[f"{gate.name}-{check.id}" for gate, check in CHECKS])
-def test_a_check_is_one_select_of_four_named_columns_without_parameters(gate: Gate, check: Check) -> None:
+@pytest.mark.parametrize(
+    "check", [check for _, check in CHECKS], ids=[f"{gate.name}-{check.id}" for gate, check in CHECKS]
+)
+def test_a_check_is_one_select_of_four_named_columns_without_parameters(check: Check) -> None:
     tree = postgast.parse(check.sql)
     assert len(tree.stmts) == 1
     select = tree.stmts[0].stmt.select_stmt

@@ -1,0 +1,290 @@
+"""The plan document: what a plan says, for people. Whatever it says comes from the plan or the catalog."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, assert_never, get_args
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tasks.planning.catalog import Catalog, Constraint, Table
+from tasks.planning.names import TableName
+from tasks.planning.plan import (
+    Action,
+    Analyze,
+    Backfill,
+    BuildIndex,
+    DropIndex,
+    Forecast,
+    Gate,
+    Irreversible,
+    LockMode,
+    LockUse,
+    Phase,
+    Plan,
+    Severity,
+    Step,
+    Transaction,
+)
+
+LOCK_ORDER: tuple[LockMode, ...] = get_args(LockMode)
+"""From the weakest lock to the strongest."""
+
+_SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+
+
+class PhaseRow(NamedTuple):
+    """One phase in a terminal's width; all fields are text to show."""
+
+    phase: str
+    steps: str
+    locks: str
+    forecast: str
+    gates: str
+    waits_for: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the catalog says of a table that the plan changes; sizes are the server's estimates."""
+
+    name: TableName
+    rows: int
+    bytes: int
+    columns: tuple[str, ...]
+    constraints: tuple[str, ...]
+    indexes: tuple[str, ...]
+    dependents: tuple[str, ...]
+    referenced_by: tuple[str, ...]
+    weaknesses: tuple[str, ...]
+
+
+def render(plan: Plan, catalog: Catalog | None = None) -> str:
+    """Return the plan document as Markdown. With a catalog it also describes the tables as they are now."""
+    tables = [facts(catalog, table) for name in plan.tables if catalog and (table := catalog.table(name))]
+    notes = sorted(plan.notes, key=lambda note: _SEVERITIES.index(note.severity))
+    return (
+        _environment()
+        .get_template("plan.md.j2")
+        .render(plan=plan, tables=tables, notes=notes, total=total(plan.phases), rows=phases_table(plan))
+    )
+
+
+def to_json(plan: Plan) -> str:
+    """Return the plan as one JSON document, which `Plan.model_validate_json` reads back to an equal plan."""
+    return plan.model_dump_json(indent=2)
+
+
+def phases_table(plan: Plan) -> tuple[PhaseRow, ...]:
+    """Return one row a phase, in order."""
+    return tuple(
+        PhaseRow(
+            phase=phase.name,
+            steps=str(len(phase.steps)),
+            locks=locks([lock for step in phase.steps for lock in step.locks]),
+            forecast=forecast(total([phase])),
+            gates=", ".join(f"{gate.name} ({len(gate.checks)})" for gate in gates(phase)) or "none",
+            waits_for=", ".join(_waits_for(phase, plan)) or "nothing",
+        )
+        for phase in plan.phases
+    )
+
+
+def facts(catalog: Catalog, table: Table) -> Facts:
+    """Return what a reader of the plan needs to know of a table, with what is already weak about it."""
+    return Facts(
+        name=table.name,
+        rows=table.rows,
+        bytes=table.bytes,
+        columns=tuple(f"{column.name} {column.type}" for column in table.columns),
+        constraints=tuple(f"{constraint.name}: {constraint.definition}" for constraint in table.constraints),
+        indexes=tuple(f"{index.name}: {index.definition}" for index in table.indexes),
+        dependents=tuple(f"{dependent.kind} {dependent.name}" for dependent in table.dependents),
+        referenced_by=tuple(
+            f"{other.name}.{', '.join(constraint.columns)}"
+            for other in catalog.tables
+            for constraint in other.constraints
+            if constraint.references == table.name
+        ),
+        weaknesses=tuple(_weaknesses(table)),
+    )
+
+
+def _weaknesses(table: Table) -> Iterable[str]:
+    if table.primary_key is None:
+        yield "no primary key"
+    for constraint in table.constraints:
+        if not constraint.validated:
+            yield f"constraint {constraint.name} was never validated"
+        if constraint.kind == "foreign_key" and not _is_indexed(table, constraint):
+            yield f"no index leads with the foreign key {constraint.name} ({', '.join(constraint.columns)})"
+    for index in table.indexes:
+        if not index.valid:
+            yield f"index {index.name} is invalid"
+
+
+def _is_indexed(table: Table, constraint: Constraint) -> bool:
+    width = len(constraint.columns)
+    return any(index.valid and set(index.columns[:width]) == set(constraint.columns) for index in table.indexes)
+
+
+def gates(phase: Phase) -> tuple[Gate, ...]:
+    """Return the gates of a phase, in the order in which they run."""
+    return tuple(gate for gate in (phase.gate_before, phase.gate_after) if gate is not None)
+
+
+def total(phases: Sequence[Phase]) -> Forecast:
+    """Return the forecast of all steps together, waiting times not counted."""
+    steps = [step.forecast for phase in phases for step in phase.steps]
+    return Forecast(best=sum(step.best for step in steps), worst=sum(step.worst for step in steps))
+
+
+def _waits_for(phase: Phase, plan: Plan) -> Iterable[str]:
+    if phase.approval is not None:
+        yield "approval"
+    if phase.name == "contract" and plan.soak_seconds:
+        yield f"soak of {duration(plan.soak_seconds)}"
+    if phase.heavy:
+        yield "maintenance window, where there is one"
+
+
+# ------------------------------------------------------------------------------------------------ wording
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people write it: ``under 0.1 s``, ``0.2 s``, ``45 s``, ``12 min``, ``3.5 h``, ``7 days``."""
+    for unit, size in (("day", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size or (seconds and seconds % size == 0):
+            return counted(seconds / size, unit) if unit == "day" else f"{seconds / size:.3g} {unit}"
+    if seconds < 0.1:
+        return "under 0.1 s"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun: ``1 step``, ``2 steps``."""
+    return f"{number:.3g} {noun}{'' if number == 1 else 's'}"
+
+
+def forecast(expected: Forecast) -> str:
+    """Return ``best to worst``, once when they read the same."""
+    best, worst = duration(expected.best), duration(expected.worst)
+    return best if best == worst else f"{best} to {worst}"
+
+
+def size(count: int) -> str:
+    """Return bytes as people write them."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count} bytes"
+
+
+def milliseconds(limit: int) -> str:
+    """Return a timeout; 0 is none."""
+    return duration(limit / 1000) if limit else "none"
+
+
+def locks(used: Iterable[LockUse]) -> str:
+    """Return the strongest lock on each table."""
+    strongest: dict[TableName, LockMode] = {}
+    for lock in used:
+        known = strongest.get(lock.table)
+        if known is None or LOCK_ORDER.index(lock.mode) > LOCK_ORDER.index(known):
+            strongest[lock.table] = lock.mode
+    return ", ".join(f"{mode} on {table}" for table, mode in strongest.items()) or "none"
+
+
+def operation(action: Action) -> str:
+    """Return an action as SQL, or as a comment that says what the executor does."""
+    match action:
+        case Transaction():
+            return "\n".join(["BEGIN;", *(_terminated(statement) for statement in action.statements), "COMMIT;"])
+        case BuildIndex():
+            return _terminated(action.statement)
+        case DropIndex():
+            return f"DROP INDEX CONCURRENTLY IF EXISTS {TableName(action.table.schema, action.index)};"
+        case Analyze():
+            return f"ANALYZE {action.table};"
+        case Backfill():
+            assigned = ",\n".join(f"       {a.column} = {a.expression}" for a in action.assignments)
+            return (
+                f"-- in batches, in the order of ({', '.join(action.key)}), until no row is left:\n"
+                f"UPDATE {action.table}\n   SET {assigned.strip()}\n WHERE {action.unfilled};"
+            )
+        case unreachable:
+            assert_never(unreachable)
+
+
+def undo(step: Step) -> str:
+    """Return in one line of Markdown how a step is undone."""
+    if isinstance(step.undo, Irreversible):
+        return f"**irreversible**: {step.undo.reason}"
+    statements = [line for action in step.undo for line in _statements(action)]
+    if not statements:
+        return "nothing to undo"
+    return "; ".join(code(statement) for statement in statements)
+
+
+def _statements(action: Action) -> tuple[str, ...]:
+    return action.statements if isinstance(action, Transaction) else (operation(action),)
+
+
+def _terminated(statement: str) -> str:
+    text = statement.strip()
+    return text if text.endswith(";") else f"{text};"
+
+
+# ------------------------------------------------------------------------------------------------ Markdown
+
+
+def cell(text: object) -> str:
+    """Return text for a table cell: on one line, its bars escaped."""
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def code(text: object) -> str:
+    """Return text as inline code, also when it contains backticks."""
+    line = cell(text)
+    longest = max((len(run) for run in re.findall("`+", line)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{pad}{line}{pad}{fence}"
+
+
+def block(text: str) -> str:
+    """Return text as an SQL code block, fenced longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}sql\n{text.strip()}\n{fence}"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("tasks.planning"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - Markdown, not HTML; cells and code escape themselves
+    )
+    environment.filters |= {
+        function.__name__: function
+        for function in (
+            cell,
+            code,
+            counted,
+            block,
+            duration,
+            forecast,
+            size,
+            milliseconds,
+            locks,
+            operation,
+            undo,
+            gates,
+        )
+    }
+    return environment
