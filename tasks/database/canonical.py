@@ -106,7 +106,6 @@ def canonicalise(
             cast = _cast_type(connection, type)
             if cast != type:
                 found = _understood(connection, table, where, cast, columns)
-    _refuse_beyond_the_row(found, where)
     functions = {function["oid"]: function["name"] for function in found["functions"]}
     return Canonical(
         text=_without_test(found["text"]),
@@ -147,6 +146,7 @@ def _understood(
             found = cursor.fetchone()
         if found is None:
             raise where.refused("the server kept nothing of it")
+        _refuse_beyond_the_row(found, where)
         return found | {"immutable": _is_immutable(connection, table, found["text"])}
 
 
@@ -207,8 +207,6 @@ def _is_immutable(connection: psycopg.Connection[TupleRow], table: TableName, co
             connection.execute(statement)
     except psycopg.errors.InvalidObjectDefinition:
         return False
-    except psycopg.errors.FeatureNotSupported:
-        return False  # a system column, refused later
     return True
 
 

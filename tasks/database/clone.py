@@ -5,6 +5,8 @@ of that. Owners, privileges, publications, subscriptions and tablespaces stay be
 neither the roles nor the peers; `schema_hash` leaves them out for that reason. Lockstep's own schema stays behind
 too, and with it the sync triggers of other migrations that are under way.
 
+While it runs, pg_dump holds ACCESS SHARE on every table: no statement of an application waits for that, only DDL does.
+
 The clone is compared with the live catalog before anyone may use it: planning never goes on with another schema.
 """
 
@@ -17,18 +19,26 @@ import subprocess
 from types import TracebackType
 from typing import Self
 
+import psutil
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
 from tasks.database.catalog import snapshot
-from tasks.database.connection import Target, connect, scrubbed
+from tasks.database.connection import Target, connect, scrubbed, session_limits
 from tasks.database.inspection import ServerFacts
 from tasks.database.server import EmbeddedServer, program, start
 from tasks.planning import parser
 from tasks.planning.catalog import Catalog
-from tasks.planning.errors import CannotConnect, MigrationError, MissingPrivilege, SchemaChanged, Unsupported
+from tasks.planning.errors import (
+    CannotConnect,
+    LockNotAcquired,
+    MigrationError,
+    MissingPrivilege,
+    SchemaChanged,
+    Unsupported,
+)
 from tasks.planning.names import LOCKSTEP_SCHEMA, display
 from tasks.planning.schema_hash import catalog_text, describe_difference, digest
 
@@ -38,6 +48,7 @@ DUMP_MAJOR = 18
 
 DUMP_LOCK_WAIT_MS = 5_000
 DUMP_TIMEOUT_S = 600
+CREATE_TIMEOUT_MS = 60_000
 RESTORE_BATCH = 200
 """Statements sent at once: each batch is one transaction, whose locks have to fit the server's lock table."""
 
@@ -65,6 +76,7 @@ class SchemaClone:
 
     def __init__(self, target: Target, scratch: EmbeddedServer | Target) -> None:
         self.target = target
+        self._embedded = isinstance(scratch, EmbeddedServer)
         self._scratch = scratch if isinstance(scratch, Target) else Target("scratch", scratch.url("postgres"))
         self._name = f"{SCRATCH_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
         self._made: list[str] = []
@@ -78,6 +90,8 @@ class SchemaClone:
         return self._live
 
     def __enter__(self) -> Self:
+        if self._embedded:
+            _drop_abandoned(self._scratch)
         try:
             statements = _statements(dump_schema(self.target))
             template = self._create(self._name, template="template0")
@@ -104,6 +118,7 @@ class SchemaClone:
             sql.Identifier(name), sql.Identifier(template)
         )
         with connect(self._scratch, role="scratch") as conn:
+            session_limits(conn, lock_timeout_ms=CREATE_TIMEOUT_MS, statement_timeout_ms=CREATE_TIMEOUT_MS)
             try:
                 conn.execute(statement)
             except psycopg.errors.InsufficientPrivilege:
@@ -138,6 +153,15 @@ class SchemaClone:
                 drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(self._made[-1]))
                 conn.execute(drop)
                 self._made.pop()
+
+
+def _drop_abandoned(scratch: Target) -> None:
+    """Drop what killed processes left on the embedded server, which is this machine's: their pid is in the name."""
+    with connect(scratch, role="scratch") as conn:
+        for name in _names(conn, "SELECT datname FROM pg_database"):
+            owner = re.match(rf"{SCRATCH_PREFIX}(\d+)_", name)
+            if owner and not psutil.pid_exists(int(owner[1])):
+                conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def choose_scratch(target: Target, facts: ServerFacts) -> EmbeddedServer | Target:
@@ -198,6 +222,14 @@ def _dump_error(target: Target, message: str) -> MigrationError:
             f"The schema of {target.name!r} cannot be read: {denied.group(0)}.",
             # PostgreSQL 14 and later; before that, SELECT on the table that is named.
             grant=f"GRANT pg_read_all_data TO {display(str(conninfo_to_dict(target.conninfo).get('user')))}",
+        )
+    if re.search(r"due to (statement|lock) timeout", message):
+        return LockNotAcquired(
+            f"The schema of {target.name!r} could not be read within {DUMP_LOCK_WAIT_MS / 1000:g} s: another session "
+            "holds an ACCESS EXCLUSIVE lock.",
+            table="",
+            blockers=(),
+            remedy="Try again when that session has ended its transaction.",
         )
     if "connection to server" in message:
         return CannotConnect(f"pg_dump cannot connect to {target.name!r}: {last}")

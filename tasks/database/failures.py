@@ -19,10 +19,12 @@ SAFE_MESSAGE_CLASSES = frozenset({"0A", "42", "53", "55"})
 
 def connection_lost(error: BaseException) -> bool:
     """Say whether the session is gone, so that only the ledger knows whether its transaction was committed."""
-    if not isinstance(error, psycopg.OperationalError):
+    if not isinstance(error, psycopg.Error):
         return False
-    state = error.sqlstate
-    return state is None or state in SESSION_ENDED or state.startswith("08")
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError)
+    # By SQLSTATE, because 25P03 is no OperationalError.
+    return error.sqlstate in SESSION_ENDED or error.sqlstate.startswith("08")
 
 
 def caused_by_row(error: psycopg.Error) -> bool:

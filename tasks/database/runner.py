@@ -69,7 +69,7 @@ class Runner:
         try:
             self._lease.check()
             self._lease.session("ledger").execute("SELECT 1")
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             if not connection_lost(error):
                 raise
             self._lease.recover()

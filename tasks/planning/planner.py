@@ -100,7 +100,7 @@ def make_plan(
         work_on(_table_change(intent, before, after, name, [d for d in found if d.table == name], canonical))
         for name in tables
     ]
-    phases = assemble(works, _surroundings(intent, before, tables))
+    phases = assemble(works, _surroundings(intent, before, after, tables))
     groups = tuple(group.as_plan() for work in works for group in work.change.groups)
     direct = not any(phase.name == "contract" for phase in phases)
     return Plan(
@@ -198,7 +198,7 @@ def _refuse_checks_across_groups(old: Table, new: Table, groups: Sequence[Group]
                 )
 
 
-def _surroundings(intent: Intent, before: Catalog, tables: Sequence[TableName]) -> Surroundings:
+def _surroundings(intent: Intent, before: Catalog, after: Catalog, tables: Sequence[TableName]) -> Surroundings:
     changed = set(tables)
     needed = {rule.table for rule in intent.rules}
     others = tuple(
@@ -210,6 +210,7 @@ def _surroundings(intent: Intent, before: Catalog, tables: Sequence[TableName]) 
     return Surroundings(
         migration=intent.name,
         others=others,
+        others_after=tuple(found for table in others if (found := after.table(table.name)) is not None),
         personal=intent.personal,
         rules=intent.rules,
         user_suites=intent.user_suites,

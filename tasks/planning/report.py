@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, assert_never, get_args
@@ -31,6 +32,9 @@ from tasks.planning.plan import (
 
 LOCK_ORDER: tuple[LockMode, ...] = get_args(LockMode)
 """From the weakest lock to the strongest."""
+
+LONGEST_UNDO = 120
+"""Characters of an undo statement that the rollback table shows; a function's whole body is no help there."""
 
 _SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
@@ -165,7 +169,8 @@ def duration(seconds: float) -> str:
 
 def counted(number: float, noun: str) -> str:
     """Return a number with its noun: ``1 step``, ``2 steps``."""
-    return f"{number:.3g} {noun}{'' if number == 1 else 's'}"
+    text = f"{number:,}" if isinstance(number, int) else f"{number:.3g}"
+    return f"{text} {noun}{'' if number == 1 else 's'}"
 
 
 def forecast(expected: Forecast) -> str:
@@ -225,7 +230,7 @@ def undo(step: Step) -> str:
     statements = [line for action in step.undo for line in _statements(action)]
     if not statements:
         return "nothing to undo"
-    return "; ".join(code(statement) for statement in statements)
+    return "; ".join(code(textwrap.shorten(statement, LONGEST_UNDO, placeholder=" …")) for statement in statements)
 
 
 def _statements(action: Action) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import difflib
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from tasks.planning.catalog import Catalog, Column, Constraint, Dependent, Index, SchemaObject, Table, Trigger
@@ -48,9 +48,12 @@ def schema_text(catalog: Catalog, scope: Sequence[TableName]) -> str:
     A table of the scope that does not exist is a line of its own, so that creating or dropping it is a difference.
     """
     lines: list[str] = []
+    tables = {table.name: table for table in catalog.tables}
+    references = _references(catalog)
     for name in sorted(set(scope)):
-        table = catalog.table(name)
-        lines.extend(_table_lines(table, catalog) if table else [f"table {name} does not exist"])
+        table = tables.get(name)
+        lines.extend(_table_lines(table) if table else [f"table {name} does not exist"])
+        lines.extend(sorted(references[name]))
     lines.extend(_named_objects(lines, catalog.objects))
     return "\n".join(lines) + "\n"
 
@@ -69,7 +72,7 @@ def describe_difference(expected: str, found: str) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------ tables
 
 
-def _table_lines(table: Table, catalog: Catalog) -> Iterator[str]:
+def _table_lines(table: Table) -> Iterator[str]:
     name = str(table.name)
     yield _line("table", name, *_table_facts(table))
     yield from sorted(_column_line(name, column) for column in table.columns if column.name != PENDING_COLUMN)
@@ -77,13 +80,17 @@ def _table_lines(table: Table, catalog: Catalog) -> Iterator[str]:
     yield from sorted(_index_line(name, item) for item in table.indexes if not _own(item.name))
     yield from sorted(_trigger_line(name, item) for item in table.triggers if not _own(item.name))
     yield from sorted({_dependent_line(name, item) for item in table.dependents if item.kind != "publication"})
-    yield from sorted(
-        _line("referenced", name, "by", str(other.name), item.name, item.definition)
-        for other in catalog.tables
-        if other.name != table.name
-        for item in other.constraints
-        if item.references == table.name and not _own(item.name)
-    )
+
+
+def _references(catalog: Catalog) -> Mapping[TableName, list[str]]:
+    """Return, per table, the foreign keys of other tables that point to it."""
+    found: dict[TableName, list[str]] = defaultdict(list)
+    for table in catalog.tables:
+        for item in table.constraints:
+            if item.references is not None and item.references != table.name and not _own(item.name):
+                facts = (str(item.references), "by", str(table.name), item.name, item.definition)
+                found[item.references].append(_line("referenced", *facts))
+    return found
 
 
 def _table_facts(table: Table) -> Iterator[str]:

@@ -45,7 +45,7 @@ MIGRATION_TRANSITIONS: dict[MigrationState, frozenset[MigrationState]] = {
     _M.FAILED: frozenset({_M.FAILED, _M.RUNNING, _M.ROLLING_BACK}),
     _M.ROLLING_BACK: frozenset({_M.ROLLING_BACK, _M.ROLLED_BACK, _M.FAILED}),
     _M.ROLLED_BACK: frozenset({_M.ROLLED_BACK, _M.PLANNED, _M.CLEANED}),
-    _M.FINISHED: frozenset({_M.FINISHED, _M.CLEANED}),
+    _M.FINISHED: frozenset({_M.FINISHED, _M.CLEANED, _M.PLANNED}),
     _M.CLEANED: frozenset({_M.CLEANED, _M.PLANNED}),
 }
 PHASE_TRANSITIONS: dict[PhaseState, frozenset[PhaseState]] = {

@@ -17,7 +17,7 @@ from tasks.database.clone import SCRATCH_PREFIX, SchemaClone, choose_scratch, du
 from tasks.database.connection import Target, connect
 from tasks.database.inspection import inspect_server
 from tasks.database.server import EmbeddedServer
-from tasks.planning.errors import CannotConnect, MissingPrivilege, SchemaChanged
+from tasks.planning.errors import CannotConnect, LockNotAcquired, MissingPrivilege, SchemaChanged
 from tasks.planning.schema_hash import catalog_text
 from tests.conftest import AnyServer
 
@@ -198,6 +198,27 @@ def test_the_password_goes_by_the_environment(login: Target, database: Target, m
     assert "CREATE TABLE public.t" in dump_schema(login)
     (command,) = seen
     assert "geheim" not in " ".join(command)
+
+
+def test_a_lock_that_is_held_ends_the_dump(drink_water: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clone_module, "DUMP_OPTIONS", (*clone_module.DUMP_OPTIONS, "--lock-wait-timeout=200"))
+    with connect(drink_water, role="holder", autocommit=False) as holder:
+        holder.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(LockNotAcquired, match="ACCESS EXCLUSIVE"):
+            dump_schema(drink_water)
+        holder.rollback()
+
+
+def test_what_a_killed_process_left_is_dropped(drink_water: Target, scratch: Scratch, server: AnyServer) -> None:
+    if not isinstance(scratch, EmbeddedServer):
+        pytest.skip("only on the embedded server is a process id of this machine")
+    process = subprocess.Popen(["/bin/true"])
+    process.wait()
+    left = f"{SCRATCH_PREFIX}{process.pid}_1_0"
+    with psycopg.connect(server.url("postgres"), autocommit=True) as conn:
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(left)))
+    with SchemaClone(drink_water, scratch):
+        assert left not in scratch_databases(server)
 
 
 def test_a_server_that_does_not_answer_is_told(database: Target) -> None:

@@ -43,7 +43,7 @@ def test_a_suite_beside_the_spec_comes_before_one_of_lockstep(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name: [", r"s\.yaml, line 2 is not valid YAML"),
+        ("name: [", r"s\.yaml, line 1 is not valid YAML"),
         ("[]", "is not a mapping"),
         ("name: own\ntable: t\n", "expectations: field required"),
         ("name: own\ntable: t\nexpectations: []\n", "expectations: tuple should have at least 1 item"),

@@ -24,15 +24,16 @@ SELECT
     ) AS columns,
     i.indisunique AS "unique",
     i.indisvalid AND i.indisready AS valid,
-    (
-        SELECT k.conname FROM pg_constraint AS k WHERE k.conindid = ic.oid AND k.contype IN ('p', 'u', 'x')
-        ORDER BY k.conname LIMIT 1
-    ) AS "constraint",
+    k.conname AS "constraint",
     ic.relpages::bigint * current_setting('block_size')::bigint AS bytes,
     obj_description(ic.oid, 'pg_class') AS comment
 FROM pg_index AS i
 JOIN pg_class AS ic ON ic.oid = i.indexrelid
 JOIN pg_class AS c ON c.oid = i.indrelid AND c.relkind IN ('r', 'p', 'f')
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
+-- pg_constraint has no index on conindid: joined as a whole, not looked up per index.
+LEFT JOIN (
+    SELECT conindid, min(conname::text) AS conname FROM pg_constraint WHERE contype IN ('p', 'u', 'x') GROUP BY conindid
+) AS k ON k.conindid = ic.oid
 WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'lockstep')
 ORDER BY i.indrelid, ic.relname COLLATE "C"

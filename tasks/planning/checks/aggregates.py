@@ -63,7 +63,7 @@ def aggregates(group: MappedGroup, table: Table, *, personal: Collection[str] = 
                 sql.SQL("{} AS {}, {} AS {}").format(old, a, new, b)
                 for (_, old, new), (a, b) in zip(measures, names, strict=True)
             ),
-            both=both_shapes(group, table, sql.SQL("NULL"), ()),
+            both=both_shapes(group, table, ()),
         )
     )
 

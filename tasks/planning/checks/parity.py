@@ -50,7 +50,8 @@ def parity(group: MappedGroup, table: Table, *, personal: Collection[str] = ()) 
     )
     return heading.check(
         _PARITY.format(
-            both=both_shapes(group, table, key_text(key, hashed=hashed), key),
+            both=both_shapes(group, table, key),
+            key=key_text([f"k{number}" for number in range(len(key))], qualifier="c", hashed=hashed),
             agrees=_agrees(group, table),
             expected=_names("u", len(group.up)),
             found=_names("n", len(group.up)),
@@ -63,16 +64,15 @@ def parity(group: MappedGroup, table: Table, *, personal: Collection[str] = ()) 
     )
 
 
-def both_shapes(group: MappedGroup, table: Table, key: sql.Composable, positions: Sequence[str]) -> sql.Composable:
-    """Return the SELECT of a row's two shapes: ``key``, ``k…``, ``pending``, ``u…`` = up(old), ``n…`` = new,
+def both_shapes(group: MappedGroup, table: Table, key: Sequence[str]) -> sql.Composable:
+    """Return the SELECT of a row's two shapes: ``k…`` = its key, ``pending``, ``u…`` = up(old), ``n…`` = new,
     ``d…`` = down(new), ``o…`` = old.
     """
     pending = _pending(group, table)
     listed: list[sql.Composable] = [
-        sql.SQL("{} AS key").format(key),
         *(
             sql.SQL("{} AS {}").format(sql.Identifier(name), position)
-            for name, position in zip(positions, _positions(positions), strict=True)
+            for name, position in zip(key, _positions(key), strict=True)
         ),
         sql.SQL("{} AS pending").format(pending),
         *_sides("u", "n", group.up, table, pending),
@@ -85,8 +85,8 @@ _PARITY = sql.SQL(
     "WITH ranges AS ("
     "SELECT c.range, count(*) AS evaluated, count(*) FILTER (WHERE NOT c.agrees) AS failing,"
     " count(*) FILTER (WHERE c.pending) AS pending, sum(c.expected) AS expected, sum(c.found) AS found,"
-    " array_agg(c.key) FILTER (WHERE NOT c.agrees AND c.nth <= {limit} AND c.key IS NOT NULL) AS sample"
-    " FROM (SELECT b.key, b.pending, b.agrees, b.found,"
+    " array_agg({key}) FILTER (WHERE NOT c.agrees AND c.nth <= {limit} AND {key} IS NOT NULL) AS sample"
+    " FROM (SELECT b.*,"
     " CASE WHEN b.agrees THEN b.found ELSE hashtextextended(ROW({expected})::text, 0) END AS expected,"
     " (row_number() OVER w - 1) / {rows} * {width} AS range,"
     " count(*) FILTER (WHERE NOT b.agrees) OVER w AS nth"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psycopg import sql
 
@@ -81,6 +81,9 @@ class Surroundings:
 
     migration: str
     others: tuple[Table, ...]
+    """Tables that refer to the changed ones, or have rules of their own."""
+    others_after: tuple[Table, ...]
+    """The same once everything is done: their foreign keys may name other columns."""
     personal: frozenset[str]
     rules: tuple[BusinessRule, ...]
     user_suites: tuple[str, ...]
@@ -324,7 +327,7 @@ class _Gates:
     def final(self) -> Gate:
         tables = {work.change.name: work.change.after for work in self._works}
         return final_gate(
-            self._scope(lambda work: work.change.after),
+            replace(self._scope(lambda work: work.change.after), others=self._around.others_after),
             Promised(
                 indexes={name: [index.name for index in table.indexes] for name, table in tables.items()},
                 constraints={
