@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.naming import run_name
-from tasks.narration import say
+from tasks.narration import log
 from tasks.outcome import Outcome, fail
 from tasks.phase import undo_phase
 from tasks.planning.errors import RollbackRefused, UsageError
@@ -28,5 +28,5 @@ def rollback(migration: str, database: str, to: str | None = None, old_version_d
     except Exception as error:
         fail(error, migration, database, None)
         raise
-    say(outcome.what)
+    log(outcome.what)
     return outcome

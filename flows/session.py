@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 
@@ -19,6 +20,8 @@ def local_session(*, ui: bool, verbose: bool) -> Iterator[None]:
         # Prefect sets up logging when it is imported, and would remove a handler that was there before.
         import prefect.main  # noqa: F401
 
+        if "PREFECT_API_URL" not in os.environ:
+            console.err().print("Prefect starts for this run: about fifteen seconds (`lockstep up` keeps it running).")
         with console.kept_log(), warnings.catch_warnings():
             # What Prefect's own dependencies deprecate is no news for somebody who migrates a database.
             warnings.filterwarnings("ignore", module=r"(prefect|pydantic|websockets|docket)(\.|$)")

@@ -13,8 +13,9 @@ from expectations.gate import run_gate
 from tasks.artifacts import key_of, publish_gate
 from tasks.database.connection import Target, connect
 from tasks.database.ledger import Ledger
+from tasks.database.runner import open_runner
 from tasks.databases import target_of
-from tasks.narration import say
+from tasks.narration import say, show_progress
 from tasks.planning.errors import GateFailed
 from tasks.planning.gates import GateResult
 from tasks.planning.plan import Gate, Phase
@@ -27,6 +28,7 @@ def check_gate(migration: str, database: str, phase: str, gate: str) -> None:
     """Evaluate a gate of a phase now and record its result. Raises GateFailed when a CRITICAL check fails."""
     with discreet():
         target = target_of(database)
+        _settle(target, migration, phase, gate)
         standing = standing_of(target, migration)
         result = evaluate(standing, standing.plan.phase(phase), gate, target)
         with connect(target, role="gate") as connection:
@@ -37,9 +39,21 @@ def check_gate(migration: str, database: str, phase: str, gate: str) -> None:
             raise failure(result, migration)
 
 
+def _settle(target: Target, migration: str, phase: str, gate: str) -> None:
+    """Before a gate asks whether both shapes are in step: bring in step what was repaired since."""
+    plan = standing_of(target, migration).plan
+    if any(check.kind == "unfilled" for check in _gate_of(plan.phase(phase), gate).checks):
+        with open_runner(target, migration) as runner:
+            runner.settle(show_progress)
+
+
+def _gate_of(phase: Phase, name: str) -> Gate:
+    return next(found for found in (phase.gate_before, phase.gate_after) if found is not None and found.name == name)
+
+
 def evaluate(standing: Standing, phase: Phase, gate: str, target: Target) -> GateResult:
     """Run a gate of the plan and return what it found; records nothing."""
-    chosen = next(found for found in (phase.gate_before, phase.gate_after) if found is not None and found.name == gate)
+    chosen = _gate_of(phase, gate)
     return run_gate(
         chosen,
         phase=phase.name,

@@ -38,10 +38,15 @@ def listening(listener: Listener) -> Iterator[None]:
 def say(sentence: str) -> None:
     """Log a sentence in the Prefect run, and tell the listeners. Names and counts only: no row's value."""
     sentence = without_passwords(sentence)
-    with contextlib.suppress(MissingContextError):  # called outside a run
-        get_run_logger().info(sentence)
+    log(sentence)
     for listener in _listeners:
         listener.say(sentence)
+
+
+def log(sentence: str) -> None:
+    """Log a sentence in the Prefect run only: for a result, which the command line prints itself."""
+    with contextlib.suppress(MissingContextError):  # called outside a run
+        get_run_logger().info(without_passwords(sentence))
 
 
 def show_progress(progress: Progress) -> None:

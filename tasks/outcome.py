@@ -9,7 +9,7 @@ from tasks.artifacts import publish_markdown
 from tasks.database.connection import connect
 from tasks.database.ledger import Ledger
 from tasks.databases import target_of
-from tasks.narration import say
+from tasks.narration import log
 from tasks.planning.errors import (
     CannotConnect,
     GateFailed,
@@ -89,7 +89,7 @@ def _failure_text(error: Exception, migration: str) -> str:
 def _told(outcome: Outcome) -> Outcome:
     next_command = f"\n\nNext: `{outcome.remedy}`" if outcome.remedy else ""
     publish_markdown("result", outcome.migration, f"# {outcome.what}{next_command}")
-    say(outcome.what)
+    log(outcome.what)
     return outcome
 
 

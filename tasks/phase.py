@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.artifacts import ProgressBar
 from tasks.database.connection import connect
+from tasks.database.fingerprint import require_schema
 from tasks.database.ledger import Ledger
 from tasks.database.progress import Progress
 from tasks.database.runner import open_runner
@@ -23,6 +24,8 @@ def run_phase(migration: str, database: str, phase: str) -> None:
     with discreet(), open_runner(target_of(database), migration) as runner:
         purpose = runner.plan.phase(phase).purpose
         say(f"phase {phase}: {purpose}")
+        with connect(target_of(database), role="schema", settings=runner.plan.settings) as connection:
+            require_schema(connection, runner.plan, runner.plan.phase(phase), runner.ledger.steps(migration))
         runner.run_phase(phase, reporter(migration, phase))
         say(f"phase {phase}: carried out")
 

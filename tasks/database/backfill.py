@@ -105,7 +105,8 @@ class _Backfilling:
         with self._connection.transaction():
             limits(self._connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=SWEEP_TIMEOUT_MS)
             self._lease.fence(self._connection)
-            self._connection.execute(self._statements.resolve)
+            # With parameters, if none: the composed text has its percent signs doubled.
+            self._execute(self._statements.resolve, {})
         self._meter.tell()
 
     # --- in key order --------------------------------------------------------------------------------------------

@@ -59,6 +59,10 @@ class Executor:
 
         self._surviving(phase, step, attempt)
 
+    def repeat(self, phase: str, step: Step, report: Report) -> None:
+        """Carry out once more a step that is done and idempotent; the ledger's row of it stays as it is."""
+        self._surviving(phase, step, lambda: self._perform(step, step.action, lambda: None, report))
+
     def undo_step(self, phase: str, step: Step, report: Report) -> None:
         """Take a step back: its undo actions in order, each committed once; nothing where it left nothing.
 

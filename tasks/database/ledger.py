@@ -101,11 +101,19 @@ def _exists(connection: Connection) -> bool:
 @contextmanager
 def _transaction(connection: Connection) -> Iterator[None]:
     """A bounded transaction, or a part of the caller's, whose limits then hold."""
-    outermost = connection.info.transaction_status == TransactionStatus.IDLE
-    with connection.transaction():
-        if outermost:
+    if connection.info.transaction_status != TransactionStatus.IDLE:
+        with connection.transaction():
+            yield
+        return
+    try:
+        with connection.transaction():
             limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
-        yield
+            yield
+    except psycopg.errors.LockNotAvailable:
+        raise RunnerBusy(
+            "A running step, or another command, holds the ledger's rows of this migration.",
+            remedy="Wait until it is through, then try again.",
+        ) from None
 
 
 class Ledger:

@@ -73,7 +73,7 @@ def query_shape(query: str) -> str:
     match = _FIRST_VALUE.search(query)
     shape = " ".join((query[: match.start()] if match else query).split())
     cut = match is not None or len(shape) > MAX_QUERY
-    return f"{shape[:MAX_QUERY]}…" if cut else shape
+    return f"{shape[:MAX_QUERY]} …".lstrip() if cut else shape
 
 
 def _clock(seconds: float | None) -> str:

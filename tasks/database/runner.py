@@ -21,7 +21,7 @@ from tasks.database.ledger import Ledger
 from tasks.database.locks import Patience
 from tasks.database.progress import Report
 from tasks.planning.errors import LeaseLost, LockstepError
-from tasks.planning.plan import Plan
+from tasks.planning.plan import Backfill, Plan
 from tasks.planning.states import IllegalTransition, PhaseState, StepState
 
 
@@ -92,6 +92,21 @@ class Runner:
                 crash_point("before", step.id)
                 self._executor.run_step(name, step, report)
                 crash_point("after", step.id)
+
+    def settle(self, report: Report) -> None:
+        """Fill what is unfilled by now, and close the recorded failures whose rows are in step again.
+
+        For gates that are asked again after a repair: a row that could not be filled, or that was written without the
+        trigger, is not visited by anything else. Nothing before the backfill is done or once contract has begun.
+        """
+        records = {step.step: step for step in self.ledger.steps(self.plan.name)}
+        phases = {phase.phase: phase.state for phase in self.ledger.phases(self.plan.name)}
+        if phases.get("contract", PhaseState.PENDING) not in (PhaseState.PENDING, PhaseState.UNDONE):
+            return
+        for phase in self.plan.phases:
+            for step in phase.steps:
+                if isinstance(step.action, Backfill) and records[step.id].state is StepState.DONE:
+                    self._executor.repeat(phase.name, step, report)
 
     def finish_phase(self, name: str) -> None:
         """Mark a phase DONE."""

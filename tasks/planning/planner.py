@@ -24,7 +24,8 @@ from tasks.planning.change import (
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.expressions import inline
 from tasks.planning.intent import Intent
-from tasks.planning.names import TableName
+from tasks.planning.names import TableName, display
+from tasks.planning.parser import column_references
 from tasks.planning.plan import Assignment, Note, Phase, Plan
 from tasks.planning.strategies.expand_contract.contribution import TableChange, check_expression
 from tasks.planning.strategies.expand_contract.mapping import Canonical, Draft, Group, Side, drafts
@@ -83,7 +84,22 @@ def all_drafts(intent: Intent, before: Catalog, after: Catalog, tables: Sequence
                 f"mapping columns of {draft.table}, which is partitioned, inherited or foreign",
                 instead="Plain tables only in this version.",
             )
+        _refuse_domains_without_null(draft, before, after)
     return tuple(found)
+
+
+def _refuse_domains_without_null(draft: Draft, before: Catalog, after: Catalog) -> None:
+    """A value that cannot be NULL can be neither unfilled nor not yet computed."""
+    for catalog, names in ((before, draft.old), (after, draft.new)):
+        strict = {item.name for item in catalog.objects if item.kind == "domain" and "NOT NULL" in item.definition}
+        table = catalog.table(draft.table)
+        for column in table.columns if table is not None else ():
+            if column.name in names and column.type in strict:
+                raise Unsupported(
+                    f"mapping the column {display(column.name)} of {draft.table}, whose domain {column.type} refuses "
+                    "NULL",
+                    instead="Put NOT NULL on the columns instead of the domain (ALTER DOMAIN … DROP NOT NULL).",
+                )
 
 
 def make_plan(
@@ -151,15 +167,17 @@ def _group(
 ) -> Group:
     ups = {column: canonical[draft.table, "up", column] for column in draft.new}
     downs = {column: canonical[draft.table, "down", column] for column in draft.old if column in draft.down}
-    generated = {c.name: f"({c.default})" for c in old.columns if c.generated == "s" and c.default}
-    inputs = {name for item in ups.values() for name in item.inputs} - set(draft.old)
+    # Generated columns are NULL inside a BEFORE trigger; a change of one is a change of what it is computed from.
+    generated = {c.name: f"({c.default})" for c in old.columns if c.generated and c.default}
+    up = {name: inline(item.text, generated) for name, item in ups.items()}
+    inputs = {name for text in up.values() for name in column_references(text)} - set(draft.old)
     group = Group(
         table=draft.table,
         number=number,
         old=Side(tuple(_column(old, name) for name in draft.old)),
         new=Side(tuple(_column(new, name) for name in draft.new)),
-        up=tuple(Assignment(column=name, expression=inline(item.text, generated)) for name, item in ups.items()),
-        down=tuple(Assignment(column=name, expression=item.text) for name, item in downs.items()),
+        up=tuple(Assignment(column=name, expression=text) for name, text in up.items()),
+        down=tuple(Assignment(column=name, expression=inline(item.text, generated)) for name, item in downs.items()),
         readable=(*(c.name for c in old.columns if not c.generated), *sorted(coming)),
         kept_inputs=tuple(_column(old, name) for name in sorted(inputs)),
         raising=frozenset(
@@ -174,8 +192,8 @@ def _group(
     return Group(
         **{
             **{name: getattr(group, name) for name in Group.__dataclass_fields__},
-            "old": Side(group.old.columns, tuple(check_expression(c) for c in old_checks)),
-            "new": Side(group.new.columns, tuple(check_expression(c) for c in new_checks)),
+            "old": Side(group.old.columns, tuple(inline(check_expression(c), generated) for c in old_checks)),
+            "new": Side(group.new.columns, tuple(inline(check_expression(c), generated) for c in new_checks)),
         }
     )
 

@@ -61,21 +61,25 @@ class Writer(threading.Thread):
         self._wanted: Shape | None = "old"
         self._changed = threading.Condition()
 
-    def become(self, shape: Shape | None) -> None:
-        """Change the shape, or stop with None; returns when the last statement of the old shape is answered."""
+    def become(self, shape: Shape) -> None:
+        """Change the shape; returns when the last statement of the former one is answered."""
         with self._changed:
             self._wanted = shape
             self._changed.notify_all()
-            if self.is_alive():
-                self._changed.wait_for(lambda: self._wanted == self._shape or not self.is_alive(), timeout=60)
-        if shape is None:
-            self.join()
+            self._changed.wait_for(lambda: self._shape == shape or not self.is_alive(), timeout=60)
+
+    def stop(self) -> None:
+        """Stop and disconnect; returns when the last statement is answered."""
+        with self._changed:
+            self._wanted = None
+            self._changed.notify_all()
+        self.join()
 
     def run(self) -> None:
         while self._wanted is not None:
             with psycopg.connect(self._conninfo, autocommit=True, application_name="acceptance writer") as connection:
                 with self._changed:
-                    self._shape = self._wanted
+                    self._shape = self._wanted or self._shape
                     self._changed.notify_all()
                 self._write(connection)
 
@@ -124,13 +128,14 @@ class Writers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.become(self.all, None)
+        for writer in self.all:
+            writer.stop()
 
     @property
     def first_half(self) -> Sequence[Writer]:
         return self.all[: self.count // 2]
 
-    def become(self, writers: Iterable[Writer], shape: Shape | None) -> None:
+    def become(self, writers: Iterable[Writer], shape: Shape) -> None:
         for writer in writers:
             writer.become(shape)
 

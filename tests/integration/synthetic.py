@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from tasks.database.connection import Target, connect
 from tasks.database.ledger import Ledger
 from tasks.database.progress import Progress
+from tasks.database.runner import open_runner
 from tasks.planning.names import TableName
 from tasks.planning.plan import (
     Action,
@@ -55,15 +57,18 @@ def ignore(progress: Progress) -> None:
     """Progress interests nobody here."""
 
 
-def transaction(name: str, *statements: str, undo: Sequence[str] = (), **limits: int) -> Step:
-    """A transactional step on ``readings``; ``limits`` are its timeouts in milliseconds."""
+def transaction(
+    name: str, *statements: str, undo: Sequence[str] = (), lock_timeout_ms: int = 200, statement_timeout_ms: int = 5_000
+) -> Step:
+    """A transactional step on ``readings``."""
     return Step(
         id=name,
         title=name,
         action=Transaction(statements=tuple(statements)),
         undo=(Transaction(statements=tuple(undo)),) if undo else (),
         locks=(LockUse(table=READINGS, mode="ACCESS EXCLUSIVE"),),
-        **limits,  # type: ignore[arg-type]  # two of the model's integer fields
+        lock_timeout_ms=lock_timeout_ms,
+        statement_timeout_ms=statement_timeout_ms,
     )
 
 
@@ -102,7 +107,9 @@ def phase(name: str, *steps: Step) -> Phase:
     return Phase(name=name, purpose=name, application="", steps=steps)
 
 
-def plan(*phases: Phase, name: str = NAME, change_hash: str = "one", tables: tuple[TableName, ...] = (READINGS,)) -> Plan:
+def plan(
+    *phases: Phase, name: str = NAME, change_hash: str = "one", tables: tuple[TableName, ...] = (READINGS,)
+) -> Plan:
     """The given phases, or the whole small migration."""
     whole = (
         phase("expand", transaction("expand/readings", *EXPAND, undo=CONTRACT_EXPAND)),
@@ -135,14 +142,18 @@ def register(target: Target, wanted: Plan) -> None:
 
 
 def ask(target: Target, question: str) -> list[tuple[object, ...]]:
+    """Run statements and return the rows of the last one, none where it has no result."""
     with connect(target, role="test") as connection:
-        return connection.execute(question.encode()).fetchall()
+        cursor = connection.execute(question.encode())
+        while cursor.nextset():
+            pass
+        return cursor.fetchall() if cursor.description else []
 
 
-def start_phase(target: Target, name: str, environment: Mapping[str, str], *, migration: str = NAME) -> subprocess.Popen[str]:
+def start_phase(
+    target: Target, name: str, environment: Mapping[str, str], *, migration: str = NAME
+) -> subprocess.Popen[str]:
     """Run one phase in a process of its own; exit code 0 when it is done, the error on stderr."""
-    import os
-
     command = [sys.executable, "-m", "tests.integration.synthetic", target.conninfo, migration, name]
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -150,8 +161,6 @@ def start_phase(target: Target, name: str, environment: Mapping[str, str], *, mi
 
 
 def _main(conninfo: str, migration: str, name: str) -> None:
-    from tasks.database.runner import open_runner
-
     with open_runner(Target("test", conninfo), migration) as runner:
         runner.run_phase(name, ignore)
         runner.finish_phase(name)

@@ -122,7 +122,7 @@ def test_a_lock_that_becomes_free_is_taken_on_a_later_try(database: Target) -> N
 
 def test_an_invalid_index_is_dropped_and_rebuilt_and_a_valid_one_kept(database: Target) -> None:
     create_readings(database, 10)
-    ask(database, "ALTER TABLE readings ADD millilitres int DEFAULT 5; SELECT 1")
+    ask(database, "ALTER TABLE readings ADD millilitres int DEFAULT 5")
     with pytest.raises(Exception, match="could not create unique index"):
         ask(database, "CREATE UNIQUE INDEX CONCURRENTLY readings_millilitres ON readings (millilitres)")
     assert ask(database, "SELECT indisvalid FROM pg_index WHERE indrelid = 'readings'::regclass ORDER BY 1") == [
@@ -130,7 +130,11 @@ def test_an_invalid_index_is_dropped_and_rebuilt_and_a_valid_one_kept(database: 
         (True,),
     ]
     run(database, phase("one", step("one/index", INDEX)))
-    built = ask(database, "SELECT indexrelid, indisvalid, indisunique FROM pg_index WHERE indexrelid::regclass::text = 'readings_millilitres'")
+    built = ask(
+        database,
+        "SELECT indexrelid, indisvalid, indisunique FROM pg_index "
+        "WHERE indexrelid::regclass::text = 'readings_millilitres'",
+    )
     assert built[0][1:] == (True, False)
     # The ledger forgets, the catalog does not.
     ask(database, "UPDATE lockstep.step SET state = 'running' RETURNING 1")
@@ -181,7 +185,7 @@ def test_undo_goes_back_and_the_phase_can_be_run_again(database: Target) -> None
     with open_runner(database, NAME) as runner:
         for one in reversed(wanted.phases):
             runner.undo_phase(one.name, ignore)
-    columns = "SELECT attname::text FROM pg_attribute WHERE attrelid = 'readings'::regclass AND attnum > 0 AND NOT attisdropped"
+    columns = "SELECT column_name::text FROM information_schema.columns WHERE table_name = 'readings'"
     assert ask(database, columns) == [("id",), ("litres",)]
     assert set(states(database).values()) == {StepState.UNDONE}
     assert ask(database, "SELECT count(*) FROM lockstep.progress") == [(0,)]
@@ -212,7 +216,9 @@ def test_an_interrupt_stops_the_sql_and_gives_the_lease_back(database: Target, n
     wait_for(database, "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'")
     process.send_signal(number)
     began = time.monotonic()
-    while ask(database, "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'") != [(0,)]:
+    while ask(
+        database, "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+    ) != [(0,)]:
         assert time.monotonic() - began < 2
         time.sleep(0.05)
     assert process.wait(timeout=10) != 0

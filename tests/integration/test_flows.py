@@ -60,7 +60,7 @@ def _prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
             with temporary_settings({PREFECT_API_URL: server.url}):
                 yield
-                APILogHandler.flush()
+                APILogHandler().flush()
 
 
 @pytest.fixture
@@ -400,7 +400,7 @@ def test_prefect_is_told_names_and_counts_and_no_values(notes: Target) -> None:
     with pytest.raises(GateFailed):
         run()
     password = psycopg.conninfo.conninfo_to_dict(notes.conninfo)["password"]
-    APILogHandler.flush()
+    APILogHandler().flush()
     expected = {"plan", "phase: expand", "gate: equality", "phase: constrain"}
     with httpx.Client(base_url=prefect_api(), timeout=30) as api:
         told = {kind: api.post(f"/{kind}/filter", json={"limit": 200}).json() for kind in KINDS}

@@ -140,3 +140,12 @@ def test_a_reader_needs_select_only_and_others_learn_the_grant(database: Target)
         finally:
             connection.execute("RESET ROLE")
             connection.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
+
+
+def test_a_row_that_a_running_step_holds_is_not_waited_for_long(database: Target) -> None:
+    with connect(database, role="test") as connection, connect(database, role="other") as other:
+        Ledger(connection).register(plan(), SPEC_TEXT)
+        with other.transaction():
+            other.execute("SELECT 1 FROM lockstep.migration FOR SHARE")
+            with pytest.raises(RunnerBusy, match="running step"):
+                Ledger(connection).set_state(NAME, MigrationState.RUNNING)

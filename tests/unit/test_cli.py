@@ -57,7 +57,14 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["run"], ["nonsense"], ["run", "a.yaml", "--format", "xml"], ["demo", "--rows", "0"], ["plan", "missing.yaml"]],
+    [
+        [],
+        ["run"],
+        ["nonsense"],
+        ["run", "a.yaml", "--format", "xml"],
+        ["demo", "--rows", "0"],
+        ["plan", "missing.yaml"],
+    ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(arguments) == 2

@@ -22,7 +22,7 @@ _RANGE = {"min": "min({})", "max": "max({})"}
 _MEAN = {"average": "avg({})"}
 
 
-def aggregates(group: MappedGroup, table: Table, *, personal: Collection[str] = ()) -> Check:
+def aggregates(group: MappedGroup, table: Table, *, personal: Collection[str] = (), left_out: int = 0) -> Check:
     """Return the check that shows count, distinct values, minimum, maximum and average of ``up(old)`` and of new.
 
     ``failing`` counts the measures that differ. Minimum, maximum and average are of numbers and times only, and of
@@ -63,7 +63,7 @@ def aggregates(group: MappedGroup, table: Table, *, personal: Collection[str] = 
                 sql.SQL("{} AS {}, {} AS {}").format(old, a, new, b)
                 for (_, old, new), (a, b) in zip(measures, names, strict=True)
             ),
-            both=both_shapes(group, table, ()),
+            both=both_shapes(group, table, (), left_out=left_out),
         )
     )
 

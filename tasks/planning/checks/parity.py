@@ -33,10 +33,11 @@ def expanded(before: Table, added: Sequence[Column]) -> Table:
     return before.model_copy(update={"columns": (*kept, *added, marker)})
 
 
-def parity(group: MappedGroup, table: Table, *, personal: Collection[str] = ()) -> Check:
+def parity(group: MappedGroup, table: Table, *, personal: Collection[str] = (), left_out: int = 0) -> Check:
     """Return the check that all rows of the expanded ``table`` agree in the columns of ``group``.
 
     ``table`` has the columns of both shapes; a ValueError names the one that is missing. ``group`` has new columns.
+    Rows with one of the marker's bits in ``left_out`` are not looked at.
     """
     key = key_columns(table)
     hashed = is_personal(table.name, key, personal)
@@ -50,7 +51,7 @@ def parity(group: MappedGroup, table: Table, *, personal: Collection[str] = ()) 
     )
     return heading.check(
         _PARITY.format(
-            both=both_shapes(group, table, key),
+            both=both_shapes(group, table, key, left_out=left_out),
             key=key_text([f"k{number}" for number in range(len(key))], qualifier="c", hashed=hashed),
             agrees=_agrees(group, table),
             expected=_names("u", len(group.up)),
@@ -64,7 +65,7 @@ def parity(group: MappedGroup, table: Table, *, personal: Collection[str] = ()) 
     )
 
 
-def both_shapes(group: MappedGroup, table: Table, key: Sequence[str]) -> sql.Composable:
+def both_shapes(group: MappedGroup, table: Table, key: Sequence[str], *, left_out: int = 0) -> sql.Composable:
     """Return the SELECT of a row's two shapes: ``k…`` = its key, ``pending``, ``u…`` = up(old), ``n…`` = new,
     ``d…`` = down(new), ``o…`` = old.
     """
@@ -78,7 +79,10 @@ def both_shapes(group: MappedGroup, table: Table, key: Sequence[str]) -> sql.Com
         *_sides("u", "n", group.up, table, pending),
         *_sides("d", "o", group.down, table, pending),
     ]
-    return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(listed), table.name.identifier)
+    everything = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(listed), table.name.identifier)
+    if not left_out:
+        return everything
+    return sql.SQL("{} WHERE ({} & {}) = 0").format(everything, sql.Identifier(PENDING_COLUMN), sql.Literal(left_out))
 
 
 _PARITY = sql.SQL(

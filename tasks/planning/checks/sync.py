@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from psycopg import sql
 
@@ -18,8 +18,28 @@ RECONNECT_SECONDS = 5
 """A session that wrote and then ended may have been one of many short ones: so long it counts as still writing."""
 
 
-def unfilled(table: Table, *, personal: Collection[str] = ()) -> Check:
-    """Return the check that no row is pending: each has both shapes."""
+UP_BITS = 0x15555555
+"""The marker's bits that say that a group's new columns are unfilled, or that `up` failed."""
+DOWN_BITS = 0x2AAAAAAA
+"""The marker's bits that say that `down` failed: the new columns hold what the old ones could not take."""
+
+
+def unheld(table: Table, *, personal: Collection[str] = ()) -> Check:
+    """Return the check that the old shape could take every value; where not, going back loses that value."""
+    key = key_columns(table)
+    heading = Heading(
+        id=check_id("unheld", table.name),
+        kind="sync_conflicts",
+        title=f"{table.name}: the old shape holds every value of the new one",
+        severity="WARNING",
+        table=table.name,
+    )
+    bad = sql.SQL("({} & {}) <> 0").format(sql.Identifier(PENDING_COLUMN), sql.Literal(DOWN_BITS))
+    return row_check(heading, source(table, {}), bad, key, hashed=is_personal(table.name, key, personal))
+
+
+def unfilled(table: Table, *, personal: Collection[str] = (), bits: int = UP_BITS | DOWN_BITS) -> Check:
+    """Return the check that no row has one of the marker's ``bits``: each has both shapes."""
     key = key_columns(table)
     heading = Heading(
         id=check_id("unfilled", table.name),
@@ -28,11 +48,11 @@ def unfilled(table: Table, *, personal: Collection[str] = ()) -> Check:
         severity="CRITICAL",
         table=table.name,
     )
-    bad = sql.SQL("{} <> 0").format(sql.Identifier(PENDING_COLUMN))
+    bad = sql.SQL("({} & {}) <> 0").format(sql.Identifier(PENDING_COLUMN), sql.Literal(bits))
     return row_check(heading, source(table, {}), bad, key, hashed=is_personal(table.name, key, personal))
 
 
-def sync_failures(migration: str, table: TableName) -> Check:
+def sync_failures(migration: str, table: TableName, directions: Sequence[str] = ("up", "down")) -> Check:
     """Return the check that no open failure of the sync is recorded; ``observed`` counts them by SQLSTATE."""
     return _recorded(
         Heading(
@@ -45,6 +65,7 @@ def sync_failures(migration: str, table: TableName) -> Check:
         ),
         migration,
         "failure",
+        directions,
     )
 
 
@@ -60,15 +81,17 @@ def sync_conflicts(migration: str, table: TableName, severity: Severity = "WARNI
         ),
         migration,
         "conflict",
+        ("up", "down"),
     )
 
 
-def _recorded(heading: Heading, migration: str, kind: str) -> Check:
+def _recorded(heading: Heading, migration: str, kind: str, directions: Sequence[str]) -> Check:
     return heading.check(
         sql.SQL(
             "WITH entries AS (SELECT f.id, f.key, f.sqlstate, f.resolved_at IS NULL AS open"
             " FROM lockstep.sync_failure AS f"
-            " WHERE f.migration = {migration} AND f.table_name = {table} AND f.kind = {kind})"
+            " WHERE f.migration = {migration} AND f.table_name = {table} AND f.kind = {kind}"
+            " AND f.direction = ANY ({directions}))"
             " SELECT (SELECT count(*) FROM entries AS e WHERE e.open) AS failing,"
             " (SELECT count(*) FROM entries) AS evaluated,"
             " coalesce((SELECT jsonb_agg(k.key) FROM (SELECT e.key FROM entries AS e"
@@ -80,6 +103,7 @@ def _recorded(heading: Heading, migration: str, kind: str) -> Check:
             migration=sql.Literal(migration),
             table=sql.Literal(str(heading.table)),
             kind=sql.Literal(kind),
+            directions=sql.Literal(list(directions)),
             limit=sql.Literal(SAMPLE_SIZE),
         )
     )

@@ -8,28 +8,46 @@ constraint is refused at planning instead.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from tasks.planning.errors import Unsupported
 from tasks.planning.strategies.expand_contract.contribution import TableChange
 
 _IDENTIFIER = r'(?:"(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
+_WIDENING = re.compile(rf"^(?P<column>{_IDENTIFIER})::(?P<type>bigint|text|numeric|character varying)$")
+_INTEGERS = frozenset({"smallint", "integer", "bigint"})
+_PRINTED_APART = _INTEGERS | {"numeric", "text", "character varying", "uuid", "boolean", "date"}
+_WIDENS_FROM = {
+    "bigint": _INTEGERS,
+    "numeric": _INTEGERS,
+    "text": _PRINTED_APART,
+    "character varying": _PRINTED_APART,
+}
+"""From which types a cast keeps different values different: numeric to bigint rounds, text to numeric drops zeros."""
+
 _INJECTIVE = (
     # the column itself
     re.compile(rf"^{_IDENTIFIER}$"),
     # a time zone without daylight saving: every local time is one instant and back
     re.compile(rf"^{_IDENTIFIER} AT TIME ZONE '(UTC|GMT|Etc/UTC)'(::text)?$"),
     re.compile(rf"^(?:pg_catalog\.)?timezone\('(UTC|GMT|Etc/UTC)'(?:::text)?, {_IDENTIFIER}\)$"),
-    # widening casts
-    re.compile(rf"^{_IDENTIFIER}::(bigint|text|numeric|character varying)$"),
 )
 
 
-def is_injective(expression: str) -> bool:
-    """Return whether the canonical expression is known to map different values to different values."""
+def is_injective(expression: str, types: Mapping[str, str]) -> bool:
+    """Return whether the canonical expression is known to map different values to different values.
+
+    ``types`` are those of the columns that it may read, by name, as ``format_type`` prints them.
+    """
     text = expression.strip()
     while text.startswith("(") and _closes_at_end(text):
         text = text[1:-1].strip()
     text = re.sub(rf"^\(({_IDENTIFIER})\)", r"\1", text)
+    widening = _WIDENING.match(text)
+    if widening is not None:
+        name = widening["column"]
+        column = name[1:-1].replace('""', '"') if name.startswith('"') else name
+        return re.sub(r"\(.*\)", "", types.get(column, "")) in _WIDENS_FROM[widening["type"]]
     return any(pattern.match(text) for pattern in _INJECTIVE)
 
 
@@ -47,11 +65,12 @@ def require(change: TableChange, constraint: str, columns: tuple[str, ...], way:
 
     ``way`` is ``up`` for constraints of the new shape, ``down`` for those of the old one.
     """
+    types = {column.name: column.type for column in (*change.before.columns, *change.new)}
     for group in change.groups:
         side, assignments = (group.new, group.up) if way == "up" else (group.old, group.down)
         for assignment in assignments:
             if assignment.column in columns and assignment.column in side.names:
-                if len(side.columns) == 1 and is_injective(assignment.expression):
+                if len(side.columns) == 1 and is_injective(assignment.expression, types):
                     continue
                 raise Unsupported(
                     f"the unique constraint {constraint} of {change.name} over {assignment.column}, which is computed "

@@ -15,6 +15,7 @@ from psycopg import sql
 from tasks.planning.catalog import Column, Table
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.names import TableName, display
+from tasks.planning.parser import column_references
 from tasks.planning.plan import Assignment, MappedGroup
 
 MAX_GROUPS = 15
@@ -200,10 +201,10 @@ def _added(before: Table, new: Column, up: str, wanted: Mapping[str, str] | str 
 
 
 def _merge(found: Iterable[Draft]) -> list[Draft]:
-    """Unite drafts that share an old column: several columns into one and back are one group."""
+    """Unite drafts that share an old column, or of which one's `down` reads the other's new columns."""
     merged: list[Draft] = []
     for draft in found:
-        related = [other for other in merged if set(other.old) & set(draft.old)]
+        related = [other for other in merged if set(other.old) & set(draft.old) or _reads(other, draft)]
         for other in related:
             merged.remove(other)
             for name in set(other.down) & set(draft.down):
@@ -221,6 +222,15 @@ def _merge(found: Iterable[Draft]) -> list[Draft]:
             )
         merged.append(draft)
     return merged
+
+
+def _reads(one: Draft, other: Draft) -> bool:
+    """Whether the way back of one needs the new columns of the other: a name split in two, given one `down`."""
+    return any(
+        column_references(expression) & set(right.new)
+        for left, right in ((one, other), (other, one))
+        for expression in left.down.values()
+    )
 
 
 def _plain(column: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -49,6 +50,9 @@ from tasks.planning.strategies.expand_contract.contribution import (
     short_step,
 )
 from tasks.planning.strategies.expand_contract.mapping import Group, all_unfilled_bits
+
+_PRINTED_ALIKE = r"(smallint|integer|bigint|numeric|text|character|uuid|boolean|date)\b"
+"""Types whose text does not depend on a session's settings."""
 
 ROOMS: tuple[Callable[[TableChange], Contribution], ...] = (
     columns.contribute,
@@ -232,7 +236,10 @@ def _remove_sync(change: TableChange) -> list[str]:
 
 def _sync_function(change: TableChange, *, after_switch: bool) -> str:
     key = change.key
-    pinned = () if all(group.immutable for group in change.groups) else change.settings
+    types = {column.name: column.type for column in change.before.columns}
+    # The key is recorded as text, and has to be found again under it whatever the writing session's settings.
+    plain_key = all(re.match(_PRINTED_ALIKE, types[name]) for name in key)
+    pinned = () if plain_key and all(group.immutable for group in change.groups) else change.settings
     return sync.create_function(
         change.migration, change.name, key, change.groups,
         personal_key=change.personal_key, settings=pinned, after_switch=after_switch,

@@ -146,13 +146,18 @@ def _local(group: Group, way: str, position: int) -> str:
     return f"lockstep_{way}_{group.number}_{position}"
 
 
-def _row(group: Group, expression: str) -> str:
-    """Return the expression over the row being written."""
-    return substitute(expression, {name: _column("NEW", name) for name in group.readable})
+def _row(group: Group, expression: str, row: str) -> str:
+    """Return the expression over the row being written (``NEW``) or as it was (``OLD``)."""
+    return substitute(expression, {name: _column(row, name) for name in group.readable})
 
 
-def _changed(columns: Iterable[tuple[str, bool]]) -> str:
-    tests = [distinct(_column("NEW", name), _column("OLD", name), equality) for name, equality in columns]
+def _changed(columns: Iterable[str]) -> str:
+    """Return whether a column was written with another value, compared by its bytes.
+
+    Not by the type's equality: interval '1 mon' = '30 days', 1.0 = 1.00, and under a case-insensitive collation
+    'a' = 'A', and each such write would be lost at contract. It also serves types that have no equality.
+    """
+    tests = [f"ROW({_column('NEW', name)}) OPERATOR(pg_catalog.*<>) ROW({_column('OLD', name)})" for name in columns]
     return " OR ".join(f"({test})" for test in tests) or "false"
 
 
@@ -162,22 +167,34 @@ def _given(side: Side) -> str:
     return " OR ".join(tests) or "false"
 
 
+def _given_by_old_application(group: Group) -> str:
+    """Return whether an INSERT that is read as one of the old shape can only be the old application's.
+
+    The new one may leave nullable columns out, and always leaves out what is only dropped.
+    """
+    if any(column.not_null for column in group.new.columns):
+        return "true"
+    return _given(group.old)
+
+
 def _group(writer: _Writer, group: Group) -> list[str]:
-    old = [(column.name, column.has_equality) for column in group.old.columns]
-    new = [(column.name, column.has_equality) for column in group.new.columns]
-    kept = [(column.name, column.has_equality) for column in group.kept_inputs]
+    old = list(group.old.names)
+    new = list(group.new.names)
+    kept = [column.name for column in group.kept_inputs]
     lines = [
-        f"  -- {', '.join(name for name, _ in old) or '(derived)'} <-> {', '.join(name for name, _ in new)}",
+        f"  -- {', '.join(old) or '(derived)'} <-> {', '.join(new)}",
         "  IF TG_OP = 'INSERT' THEN",
         f"    lockstep_new := {_given(group.new)};",
         f"    lockstep_old := NOT lockstep_new OR {_given(group.old)};",
         "  ELSE",
         f"    lockstep_new := {_changed(new)};",
-        f"    lockstep_old := {_changed(old)}" + (f" OR (NOT lockstep_new AND ({_changed(kept)}));" if kept else ";"),
+        f"    lockstep_old := {_changed(old)};",
+        *(_kept_input_changed(group, kept) if kept and group.new.columns else []),
         "  END IF;",
         "  IF lockstep_direction = 'up' THEN lockstep_old := true; lockstep_new := false;",
         "  ELSIF lockstep_direction = 'down' THEN lockstep_old := false; lockstep_new := true; END IF;",
-        f"  lockstep_old_shape := lockstep_old_shape OR (lockstep_old AND (TG_OP = 'INSERT' OR {_changed(old)}));",
+        "  lockstep_old_shape := lockstep_old_shape OR (lockstep_old AND CASE TG_OP"
+        f" WHEN 'INSERT' THEN {_given_by_old_application(group)} ELSE {_changed(old)} END);",
     ]
     if not group.new.columns:
         return [*lines, *_dropped(writer, group)]
@@ -199,6 +216,23 @@ def _group(writer: _Writer, group: Group) -> list[str]:
     ]
 
 
+def _kept_input_changed(group: Group, kept: Iterable[str]) -> list[str]:
+    """Only a column that `up` reads and both shapes keep was written: by which application, nobody can tell.
+
+    New columns that are what `up` made of the row before follow it; others are the new application's own values,
+    which stand.
+    """
+    lines = [
+        f"IF NOT lockstep_old AND NOT lockstep_new AND lockstep_mask & {group.unfilled_bit} = 0",
+        f"    AND ({_changed(kept)}) THEN",
+        *(f"  {line}" for line in _compute(group, "up", "OLD")),
+        f"  lockstep_old := lockstep_failed IS NULL AND {_agrees(group, 'up', 'OLD')};",
+        *(["  lockstep_new := NOT lockstep_old;"] if group.down else []),
+        "END IF;",
+    ]
+    return [f"    {line}" for line in lines]
+
+
 def _one_way(writer: _Writer, group: Group) -> list[str]:
     """A derived group has no way back: what the application writes into the new columns stands."""
     return [
@@ -210,25 +244,29 @@ def _one_way(writer: _Writer, group: Group) -> list[str]:
 
 
 def _dropped(writer: _Writer, group: Group) -> list[str]:
-    """Columns that only the old shape has: an INSERT of the new shape leaves them out, and gets what `down` says."""
+    """Columns that only the old shape has: an INSERT of the new shape leaves them out, and gets what `down` says.
+
+    Where there is a default, only an explicit NULL leaves a column without value: what is there may have been given.
+    """
+    left_out = " AND ".join(f"{_column('NEW', column.name)} IS NULL" for column in group.old.columns)
     return [
         f"  lockstep_mask := lockstep_mask & ~{group.bits};",
-        f"  IF TG_OP = 'INSERT' AND NOT ({_given(group.old)}) THEN",
+        f"  IF TG_OP = 'INSERT' AND {left_out} THEN",
         *_apply(writer, group, "down"),
         "  END IF;",
     ]
 
 
-def _compute(group: Group, way: str) -> list[str]:
+def _compute(group: Group, way: str, row: str = "NEW") -> list[str]:
     """Compute the other side's values into locals, and into `lockstep_failed` the SQLSTATE that refuses them."""
     expressions, side = (group.up, group.new) if way == "up" else (group.down, group.old)
     locals_ = {column.name: _local(group, way, i) for i, column in enumerate(side.columns)}
     order = {column.name: i for i, column in enumerate(side.columns)}
     lines = [
-        f"{locals_[assignment.column]} := {_row(group, assignment.expression)};"
+        f"{locals_[assignment.column]} := {_row(group, assignment.expression, row)};"
         for assignment in sorted(expressions, key=lambda a: order[a.column])
     ]
-    values = {name: _column("NEW", name) for name in group.readable} | locals_
+    values = {name: _column(row, name) for name in group.readable} | locals_
     lines += [
         f"IF {locals_[column.name]} IS NULL THEN lockstep_failed := '23502'; END IF;"
         for column in side.columns
@@ -265,21 +303,13 @@ def _apply(writer: _Writer, group: Group, way: str) -> list[str]:
 
 def _agreement(writer: _Writer, group: Group) -> list[str]:
     """Both sides written: nothing to do where they agree in either direction, else a conflict in which new wins."""
-
-    def agrees(way: str, side: Side) -> str:
-        tests = [
-            f"NOT ({distinct(_column('NEW', column.name), _local(group, way, i), has_equality=column.has_equality)})"
-            for i, column in enumerate(side.columns)
-        ]
-        return " AND ".join(tests)
-
     lines = [
         *_compute(group, "up"),
-        f"IF lockstep_failed IS NULL AND {agrees('up', group.new)} THEN",
+        f"IF lockstep_failed IS NULL AND {_agrees(group, 'up')} THEN",
         "  lockstep_old := false; lockstep_new := false;",
         "ELSE",
         *(f"  {line}" for line in _compute(group, "down")),
-        f"  IF lockstep_failed IS NULL AND {agrees('down', group.old)} THEN",
+        f"  IF lockstep_failed IS NULL AND {_agrees(group, 'down')} THEN",
         "    lockstep_old := false; lockstep_new := false;",
         f"  ELSE {writer.record('conflict', 'down')}",
         "  END IF;",
@@ -287,6 +317,16 @@ def _agreement(writer: _Writer, group: Group) -> list[str]:
         f"IF NOT lockstep_new THEN lockstep_mask := lockstep_mask & ~{group.bits}; END IF;",
     ]
     return [f"    {line}" for line in lines]
+
+
+def _agrees(group: Group, way: str, row: str = "NEW") -> str:
+    """Return whether the row has the values that were just computed for the receiving side."""
+    side = group.new if way == "up" else group.old
+    tests = [
+        f"NOT ({distinct(_column(row, column.name), _local(group, way, i), has_equality=column.has_equality)})"
+        for i, column in enumerate(side.columns)
+    ]
+    return " AND ".join(tests)
 
 
 class _Writer:
