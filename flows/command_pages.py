@@ -45,7 +45,8 @@ def command_names() -> tuple[str, ...]:
 
 
 def _section(name: str) -> str:
-    told = CliRunner().invoke(app, [name, "--help"], prog_name="lockstep", terminal_width=WIDTH, max_content_width=WIDTH)
+    width = {"terminal_width": WIDTH, "max_content_width": WIDTH}
+    told = CliRunner().invoke(app, [name, "--help"], prog_name="lockstep", **width)
     text = "\n".join(line.rstrip() for line in told.output.strip().splitlines())
     return f"## lockstep {name}\n\n```text\n{text}\n```\n"
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.planning.report import render
-
 from flows import console
 from tasks.database.connection import connect
 from tasks.database.ledger import Ledger
 from tasks.databases import target_of
 from tasks.plan_source import database_in, is_spec, make_plan
 from tasks.planning.errors import SpecError
+from tasks.planning.report import render
 from tasks.planning.spec import load
 
 

@@ -23,7 +23,7 @@ import platformdirs
 from tasks.planning.errors import MigrationError
 
 DEFAULT_PORT = 4200
-START_SECONDS = 90
+START_SECONDS = 180
 STOP_SECONDS = 15
 
 PRIVATE: dict[str, str] = {

@@ -12,7 +12,7 @@ from tasks.database.records import StepRecord
 from tasks.planning.catalog import Catalog
 from tasks.planning.errors import SchemaChanged
 from tasks.planning.plan import BuildIndex, DropIndex, Phase, Plan, Step
-from tasks.planning.schema_hash import describe_difference, digest, schema_text
+from tasks.planning.schema_hash import describe_difference, digest, schema_hash, schema_text
 from tasks.planning.states import StepState
 
 
@@ -48,6 +48,20 @@ def require_schema(
         remedy="Somebody changed one of the tables meanwhile. Undo that change and run again, or go back:  "
         f"lockstep rollback {plan.name}",
     )
+
+
+def require_outcome(connection: psycopg.Connection[TupleRow], plan: Plan, phase: Phase) -> None:
+    """Refuse to call a phase done whose tables are not as the plan proved them to be afterwards."""
+    if not phase.schema_after:
+        return
+    found = schema_hash(snapshot(connection), plan.scope)
+    if found != phase.schema_after:
+        raise SchemaChanged(
+            f"After phase {phase.name} of {plan.name} the schema is not the one that was proven on the clone.",
+            expected=phase.schema_after,
+            found=found,
+            remedy="Somebody changed one of the tables meanwhile. Undo that change and run again.",
+        )
 
 
 def _without_remains(catalog: Catalog, step: Step) -> Catalog:

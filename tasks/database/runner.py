@@ -15,7 +15,7 @@ from tasks.database.connection import Target
 from tasks.database.crash import crash_point
 from tasks.database.executor import Executor
 from tasks.database.failures import connection_lost
-from tasks.database.fingerprint import require_schema
+from tasks.database.fingerprint import require_outcome, require_schema
 from tasks.database.lease import Lease
 from tasks.database.ledger import Ledger
 from tasks.database.locks import Patience
@@ -109,7 +109,8 @@ class Runner:
                     self._executor.repeat(phase.name, step, report)
 
     def finish_phase(self, name: str) -> None:
-        """Mark a phase DONE."""
+        """Mark a phase DONE. Raises SchemaChanged when the tables are not as it should have left them."""
+        require_outcome(self._lease.session("work"), self.plan, self.plan.phase(name))
         self.ledger.end_phase(self.plan.name, name, PhaseState.DONE)
 
     def fail_phase(self, name: str, error: str) -> None:

@@ -137,7 +137,7 @@ class Step(Part):
 Severity = Literal["CRITICAL", "WARNING", "INFO"]
 
 CheckKind = Literal[
-    "orphans", "duplicates", "rule", "parity", "unfilled", "sync_failures", "sync_conflicts", "aggregates",
+    "orphans", "duplicates", "rule", "parity", "unfilled", "sync_failures", "sync_conflicts", "unheld", "aggregates",
     "row_count", "schema", "index_validity", "constraint_validity", "old_writers", "not_null",
 ]  # fmt: skip
 

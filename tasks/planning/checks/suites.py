@@ -25,7 +25,7 @@ from tasks.planning.checks.sync import (
     unheld,
 )
 from tasks.planning.checks.uniqueness import UniqueKey, duplicates, unique_keys
-from tasks.planning.checks.validity import constraint_validity, index_validity
+from tasks.planning.checks.validity import constraint_validity, index_validity, schema
 from tasks.planning.names import TableName
 from tasks.planning.plan import Assignment, Check, Gate, MappedGroup, Severity
 
@@ -94,6 +94,7 @@ def preflight_gate(scope: Scope, coming: Sequence[Coming] = ()) -> Gate:
         title="The data is sound, and the change can be applied to it",
         checks=(
             *(row_count(table) for table in scope.changed),
+            *(schema(table) for table in scope.changed),
             *_soundness(scope, corruption=False),
             # A key keeps its name when its column is renamed, so the present and the coming one may be namesakes.
             *(check.model_copy(update={"id": f"{check.id}:coming"}) for check in _coming(scope, coming)),
@@ -121,6 +122,7 @@ def equality_gate(migration: str, scope: Scope, groups: Sequence[MappedGroup], p
         name="equality",
         title="Both shapes say the same, and every index and constraint is in force",
         checks=(
+            *(schema(table) for table in scope.changed),
             *_in_step(migration, scope, groups),
             *_parity(scope, groups),
             *_soundness(scope, corruption=True),
@@ -172,6 +174,7 @@ def final_gate(scope: Scope, promised: Promised) -> Gate:
         title="The migrated data is sound",
         checks=(
             *(row_count(table) for table in scope.changed),
+            *(schema(table) for table in scope.changed),
             *_soundness(scope, corruption=True),
             *_index_validity(scope, promised),
             *_constraint_validity(promised),

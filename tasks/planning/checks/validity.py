@@ -6,9 +6,39 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
+from tasks.planning.catalog import Table
 from tasks.planning.checks.rows import SAMPLE_SIZE, Heading, check_id
-from tasks.planning.names import TableName
+from tasks.planning.names import TableName, display
 from tasks.planning.plan import Check
+
+
+def schema(table: Table) -> Check:
+    """Return the check that the live table has the columns of ``table``, of their types, and no others.
+
+    What the column names and types do not say (constraints, defaults, triggers …) the schema hash compares, which is
+    looked at before and after every phase.
+    """
+    heading = Heading(
+        id=check_id("schema", table.name),
+        kind="schema",
+        title=f"{table.name}: the columns are {', '.join(display(column.name) for column in table.columns)}",
+        severity="CRITICAL",
+        table=table.name,
+    )
+    # A type outside pg_catalog is printed with or without its schema as search_path has it: there the OID decides.
+    found = sql.SQL(
+        "SELECT coalesce(a.attname::text, e.name) AS name, coalesce(CASE WHEN e.type LIKE '%.%'"
+        " THEN a.atttypid = pg_catalog.to_regtype(e.type)::oid"
+        " ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) = e.type END, false) AS good"
+        " FROM (SELECT * FROM pg_catalog.pg_attribute WHERE attrelid = {}::pg_catalog.regclass"
+        " AND attnum > 0 AND NOT attisdropped) AS a"
+        " FULL JOIN unnest({}, {}) AS e(name, type) ON e.name = a.attname::text"
+    ).format(
+        _regclass(table.name),
+        _array([column.name for column in table.columns]),
+        _array([column.type for column in table.columns]),
+    )
+    return _named(heading, found, [column.name for column in table.columns])
 
 
 def index_validity(table: TableName, expected: Sequence[str] = ()) -> Check:

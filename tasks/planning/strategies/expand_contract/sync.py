@@ -157,7 +157,7 @@ def _changed(columns: Iterable[str]) -> str:
     Not by the type's equality: interval '1 mon' = '30 days', 1.0 = 1.00, and under a case-insensitive collation
     'a' = 'A', and each such write would be lost at contract. It also serves types that have no equality.
     """
-    tests = [f"ROW({_column('NEW', name)}) OPERATOR(pg_catalog.*<>) ROW({_column('OLD', name)})" for name in columns]
+    tests = [f"record_image_ne(ROW({_column('NEW', name)}), ROW({_column('OLD', name)}))" for name in columns]
     return " OR ".join(f"({test})" for test in tests) or "false"
 
 
