@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer.main
 from typer.testing import CliRunner
@@ -45,8 +46,8 @@ def command_names() -> tuple[str, ...]:
 
 
 def _section(name: str) -> str:
-    width = {"terminal_width": WIDTH, "max_content_width": WIDTH}
-    told = CliRunner().invoke(app, [name, "--help"], prog_name="lockstep", **width)
+    context: dict[str, Any] = {"terminal_width": WIDTH, "max_content_width": WIDTH}
+    told = CliRunner().invoke(app, [name, "--help"], prog_name="lockstep", **context)
     text = "\n".join(line.rstrip() for line in told.output.strip().splitlines())
     return f"## lockstep {name}\n\n```text\n{text}\n```\n"
 

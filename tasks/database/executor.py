@@ -20,7 +20,7 @@ from tasks.database.backfill import run_backfill
 from tasks.database.connection import limits, session_limits
 from tasks.database.failures import LOCK_REFUSED, connection_lost, described
 from tasks.database.index_build import IndexConflict, build_index, drop_index
-from tasks.database.lease import LOCK_TIMEOUT_MS, Lease
+from tasks.database.lease import LOCK_TIMEOUT_MS, RECONNECTIONS, Lease
 from tasks.database.ledger import Ledger
 from tasks.database.locks import Blocker, Patience, Watch, lock_not_acquired, watch_interval
 from tasks.database.progress import Report
@@ -29,9 +29,6 @@ from tasks.planning.plan import Action, Analyze, Backfill, BuildIndex, DropIndex
 from tasks.planning.states import StepState
 
 Connection = psycopg.Connection[TupleRow]
-
-RECONNECTIONS = 20
-"""Lost connections that one step survives: a statement that takes the server down must not do so for ever."""
 
 
 class Executor:

@@ -16,8 +16,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import psutil
 import psycopg
@@ -39,6 +39,7 @@ from tasks.planning.errors import (
 )
 
 Connection = psycopg.Connection[TupleRow]
+_Result = TypeVar("_Result")
 
 DEFAULT_SECONDS = 10.0
 """How long a lease stands without a heartbeat; five heartbeats fit in."""
@@ -47,6 +48,8 @@ TAKEOVER_SECONDS = 60.0
 """How long to wait for a former holder's sessions to end, and for its commits in flight."""
 RECONNECT_SECONDS = 60.0
 """How long a server may be away before a run gives up; a restart takes less."""
+RECONNECTIONS = 20
+"""Lost connections that one piece of work survives: a statement that takes the server down must not do so for ever."""
 LOCK_TIMEOUT_MS = 5_000
 
 _SQL = queries("lease")
@@ -91,7 +94,25 @@ class Lease:
 
     def acquire(self) -> None:
         """Become the runner. Raises RunnerBusy, UnknownMigration, CannotConnect."""
-        self._acquire(own=None)
+        again = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(RECONNECTIONS),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=2),
+            retry=tenacity.retry_if_exception(connection_lost),
+            reraise=True,
+        )
+        again(self._acquire, own=None)
+
+    def surviving(self, work: Callable[[], _Result]) -> _Result:
+        """Do what may be done twice, again after every lost connection, and return its result."""
+        for _ in range(RECONNECTIONS):
+            try:
+                self.check()
+                return work()
+            except psycopg.Error as error:
+                if not connection_lost(error):
+                    raise
+            self.recover()
+        return work()
 
     def recover(self) -> None:
         """Become the runner again after a lost connection, for up to a minute; all sessions are new afterwards.

@@ -14,14 +14,14 @@ import psycopg
 from tasks.database.connection import Target
 from tasks.database.crash import crash_point
 from tasks.database.executor import Executor
-from tasks.database.failures import connection_lost
 from tasks.database.fingerprint import require_outcome, require_schema
 from tasks.database.lease import Lease
 from tasks.database.ledger import Ledger
 from tasks.database.locks import Patience
 from tasks.database.progress import Report
+from tasks.database.records import StepRecord
 from tasks.planning.errors import LeaseLost, LockstepError
-from tasks.planning.plan import Backfill, Plan
+from tasks.planning.plan import Backfill, Phase, Plan
 from tasks.planning.states import IllegalTransition, PhaseState, StepState
 
 
@@ -42,7 +42,7 @@ def open_runner(
     with _sigterm_raises():
         lease.acquire()
         try:
-            plan = Ledger(lease.session("work")).known_migration(name).plan
+            plan = lease.surviving(lambda: Ledger(lease.session("work")).known_migration(name).plan)
             if settings is None:
                 lease.pin(plan.settings)
             yield Runner(lease, plan, patience)
@@ -66,13 +66,10 @@ class Runner:
     @property
     def ledger(self) -> Ledger:
         """The ledger on a living, fenced session of this runner."""
-        try:
-            self._lease.check()
-            self._lease.session("ledger").execute("SELECT 1")
-        except psycopg.Error as error:
-            if not connection_lost(error):
-                raise
-            self._lease.recover()
+        self._lease.surviving(lambda: self._lease.session("ledger").execute("SELECT 1"))
+        return self._ledger()
+
+    def _ledger(self) -> Ledger:
         return Ledger(self._lease.session("ledger"), fence=self._lease.fence)
 
     def run_phase(self, name: str, report: Report) -> None:
@@ -81,10 +78,9 @@ class Runner:
         An error is recorded, marks the phase FAILED and is raised; running the phase again continues with the step.
         """
         phase = self.plan.phase(name)
-        self.ledger.begin_phase(self.plan.name, name)
+        self._lease.surviving(lambda: self._ledger().begin_phase(self.plan.name, name))
         with self._recording(name):
-            records = [step for step in self.ledger.steps(self.plan.name) if step.phase == name]
-            require_schema(self._lease.session("work"), self.plan, phase, records)
+            records = self._lease.surviving(lambda: self._examined(phase))
             done = {step.step for step in records if step.state is StepState.DONE}
             for step in phase.steps:
                 if step.id in done:
@@ -92,6 +88,12 @@ class Runner:
                 crash_point("before", step.id)
                 self._executor.run_step(name, step, report)
                 crash_point("after", step.id)
+
+    def _examined(self, phase: Phase) -> list[StepRecord]:
+        """Return the phase's steps as recorded, after a look at whether the live schema is the expected one."""
+        records = [step for step in self._ledger().steps(self.plan.name) if step.phase == phase.name]
+        require_schema(self._lease.session("work"), self.plan, phase, records)
+        return records
 
     def settle(self, report: Report) -> None:
         """Fill what is unfilled by now, and close the recorded failures whose rows are in step again.
@@ -110,8 +112,12 @@ class Runner:
 
     def finish_phase(self, name: str) -> None:
         """Mark a phase DONE. Raises SchemaChanged when the tables are not as it should have left them."""
-        require_outcome(self._lease.session("work"), self.plan, self.plan.phase(name))
-        self.ledger.end_phase(self.plan.name, name, PhaseState.DONE)
+
+        def finish() -> None:
+            require_outcome(self._lease.session("work"), self.plan, self.plan.phase(name))
+            self._ledger().end_phase(self.plan.name, name, PhaseState.DONE)
+
+        self._lease.surviving(finish)
 
     def fail_phase(self, name: str, error: str) -> None:
         """Mark a phase FAILED, e.g. because its gate failed."""
@@ -124,7 +130,7 @@ class Runner:
                 crash_point("before-undo", step.id)
                 self._executor.undo_step(name, step, report)
                 crash_point("after-undo", step.id)
-            self.ledger.end_phase(self.plan.name, name, PhaseState.UNDONE)
+            self._lease.surviving(lambda: self._ledger().end_phase(self.plan.name, name, PhaseState.UNDONE))
 
     @contextmanager
     def _recording(self, phase: str) -> Iterator[None]:

@@ -6,7 +6,7 @@ passes on 118. The others it turns into something else (``B'101'::"bit"`` into `
 one bit; ``@ a`` into ``$a``; ``flag IS UNKNOWN`` into ``IS NULL``; ``a ^ b`` into ``POWER``), cannot read
 (``bit varying(5)``) or makes a syntax error of (``date_part``). They are ordinary expressions, so for them the
 identifiers are replaced in place, where the parser says that they stand, under the same proof (137 of 137, and 2,000
-of 2,000 generated ones). The parser's own printer would be no way out, see `expression_tree`.
+of 2,000 generated ones). The parser's own printer would be no way out, see `parse_tree`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sqlglot import exp
 from sqlglot.errors import ErrorLevel, SqlglotError
 
 from tasks.planning import expression_tree
-from tasks.planning.errors import SpecError, Unsupported
+from tasks.planning.errors import Unsupported
 from tasks.planning.names import short_hash
 
 _PLAIN_REFERENCE = re.compile(r'([A-Za-z_][A-Za-z0-9_$]*|"([^"]|"")*")(\.([A-Za-z_][A-Za-z0-9_$]*|"([^"]|"")*"))*')
@@ -40,9 +40,9 @@ def substitute(expression: str, columns: Mapping[str, str]) -> str:
         raise _not_safe(expression)
     wanted = expression_tree.form(expression, placeholders)
     rewritten = rename_by_sqlglot(expression, placeholders)
-    if rewritten is None or not _has_form(rewritten, wanted):
-        rewritten = _rename_in_place(expression, placeholders, references)
-        if not _has_form(rewritten, wanted):
+    if rewritten is None or not expression_tree.has_form(rewritten, wanted):
+        rewritten = expression_tree.replaced(expression, references, placeholders)
+        if not expression_tree.has_form(rewritten, wanted):
             raise _not_safe(expression)
     operands = [_operand(text) for text in columns.values()]
     return re.sub(rf"\b{prefix}(\d+)\b", lambda match: operands[int(match[1])], rewritten)
@@ -87,23 +87,6 @@ def rename_by_sqlglot(expression: str, columns: Mapping[str, str]) -> str | None
 def is_same(left: str, right: str, rename: Mapping[str, str] | None = None) -> bool:
     """Whether two expressions are the same to the parser, once the columns of ``left`` are renamed."""
     return expression_tree.form(left, rename or {}) == expression_tree.form(right, {})
-
-
-def _rename_in_place(
-    expression: str, columns: Mapping[str, str], references: tuple[expression_tree.Reference, ...]
-) -> str:
-    text = expression.encode()
-    for reference in reversed(references):
-        if reference.name in columns:
-            text = text[: reference.start] + columns[reference.name].encode() + text[reference.end :]
-    return text.decode()
-
-
-def _has_form(expression: str, wanted: bytes) -> bool:
-    try:
-        return expression_tree.form(expression, {}) == wanted
-    except SpecError:
-        return False
 
 
 def _operand(text: str) -> str:

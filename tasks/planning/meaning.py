@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from tasks.planning import parser
+from tasks.planning import definitions
 from tasks.planning.catalog import Catalog, Column, Constraint, Dependent, SchemaObject, Table
 from tasks.planning.change import (
     Change,
@@ -99,6 +99,8 @@ class _Context:
     tables: dict[tuple[str, str], tuple[str, str]]
     columns: dict[TableName, dict[str, str]]
     """Per table (name before): column name before → after, for the renamed ones."""
+    retyped: frozenset[TableName]
+    """Tables (names before) with a column of another type: PostgreSQL prints other casts then."""
 
     @classmethod
     def of(cls, before: Catalog, after: Catalog) -> _Context:
@@ -117,22 +119,35 @@ class _Context:
                 for column in table.columns
                 if names.get(column.attnum, column.name) != column.name
             }
-        return cls(tables, columns)
+        pairs = ((table, later[table.oid]) for table in before.tables if table.oid in later)
+        retyped = frozenset(table.name for table, other in pairs if _is_retyped(table, other))
+        return cls(tables, columns, retyped)
 
     def follows(self, before: str, after: str, table: TableName, referenced: TableName | None = None) -> bool:
         """Whether the definition ``after`` is ``before`` with only names (and casts) that had to follow."""
-        followed = parser.shape(
+        compared = definitions.shape if self.retyped & {table, referenced} else definitions.renamed
+        followed = compared(
             before,
             self.columns.get(table, {}),
             referenced=self.columns.get(referenced, {}) if referenced else None,
             tables=self.tables,
         )
-        return followed == parser.shape(after, {})
+        return followed == compared(after, {})
 
     def follows_anywhere(self, before: str, after: str) -> bool:
         """As `follows` for a definition over several tables: any table's renames may have made the difference."""
         merged = {old: new for names in self.columns.values() for old, new in names.items()}
-        return parser.shape(before, merged, tables=self.tables) == parser.shape(after, {})
+        compared = definitions.shape if self.retyped else definitions.renamed
+        return compared(before, merged, tables=self.tables) == compared(after, {})
+
+
+def _is_retyped(before: Table, after: Table) -> bool:
+    """Whether a column has another type than before, be it the same column or another one of its name."""
+    types: dict[int | str, str] = {column.attnum: column.type for column in before.columns}
+    types.update((column.name, column.type) for column in before.columns)
+    return any(
+        types.get(key, column.type) != column.type for column in after.columns for key in (column.attnum, column.name)
+    )
 
 
 # ------------------------------------------------------------------------------------------------ tables
@@ -246,8 +261,8 @@ def _dependents(before: Table, after: Table, context: _Context) -> Iterator[Chan
 def _grants(before: Table, after: Table, context: _Context) -> Iterator[Change]:
     """A privilege follows its table and column through a rename; it falls with its column."""
     names = context.columns.get(before.name, {})
-    followed = {parser.shape(grant, names, tables=context.tables): grant for grant in before.grants}
-    present = {parser.shape(grant, {}): grant for grant in after.grants}
+    followed = {definitions.renamed(grant, names, tables=context.tables): grant for grant in before.grants}
+    present = {definitions.renamed(grant, {}): grant for grant in after.grants}
     added = tuple(present[grant] for grant in sorted(present.keys() - followed.keys()))
     removed = tuple(followed[grant] for grant in sorted(followed.keys() - present.keys()))
     if added or removed:

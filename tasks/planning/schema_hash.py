@@ -7,7 +7,7 @@ out are also
 - Lockstep's own objects: the marker column and triggers, constraints and indexes named ``lockstep_*``;
 - what a schema-only clone cannot carry, so that the live database and its clone compare equal: owners, privileges,
   tablespaces, publications;
-- how one server version prints a query differently from another (`parser.version_free`).
+- how one server version prints a query differently from another (`definitions.version_free`).
 
 Whether an index or a constraint is valid is part of it.
 """
@@ -22,8 +22,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from tasks.planning.catalog import Catalog, Column, Constraint, Dependent, Index, SchemaObject, Table, Trigger
+from tasks.planning.definitions import settled_constraint, version_free
 from tasks.planning.names import LOCKSTEP_SCHEMA, PENDING_COLUMN, TableName
-from tasks.planning.parser import settled_constraint, version_free
 
 UNCLONED_KINDS = frozenset({"privileges", "publication", "default acl", "event trigger", "extension", "schema"})
 """Objects that a clone does not carry or that differ from server to server by nature: an extension's version."""
@@ -202,5 +202,5 @@ def _own(name: str) -> bool:
 
 
 def _line(*facts: str) -> str:
-    """Join the facts into one line; a newline inside a definition is written as its escape."""
-    return " ".join(fact for fact in facts if fact).strip().replace("\n", "\\n")
+    """Join the facts into one line; a newline inside a definition is written as its escape (so a backslash is too)."""
+    return " ".join(fact for fact in facts if fact).strip().replace("\\", "\\\\").replace("\n", "\\n")

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.planning import parser
+from tasks.planning import expression_tree, parser
 from tasks.planning.catalog import Catalog, Table
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.names import TableName
+from tasks.planning.parse_tree import Node, form
 from tasks.planning.refused import REFUSED
 
 
@@ -52,7 +53,7 @@ class Statement(BaseModel):
     """1-based, in the change's source."""
     tables: tuple[TableName, ...] = ()
     using: dict[tuple[TableName, str], str] = {}
-    """Per ALTER COLUMN … TYPE … USING: the expression, in the names valid at this statement."""
+    """Per ALTER COLUMN … TYPE … USING: the expression as written, in the names valid at this statement."""
     renames: tuple[Rename, ...] = ()
     concurrent: bool = False
     transactional_sql: str = ""
@@ -88,7 +89,7 @@ def using_expressions(statements: Sequence[Statement]) -> tuple[Using, ...]:
                 Using(
                     table=first,
                     column=names.get(column, column),
-                    expression=parser.normal_form(expression, names),
+                    expression=expression_tree.renamed(expression, names),
                 )
             )
         for rename in statement.renames:
@@ -175,7 +176,7 @@ def _kind(item: parser.Parsed) -> str:
             return _KINDS.get(base, base)
 
 
-def _object(node: parser.Node, field: str) -> str:
+def _object(node: Node, field: str) -> str:
     """Return an object type of the parse tree as a word: OBJECT_TABLE is ``table``."""
     enum = node.DESCRIPTOR.fields_by_name[field].enum_type
     word = str(enum.values_by_number[getattr(node, field)].name).removeprefix("OBJECT_").lower()
@@ -214,16 +215,54 @@ def _written(parts: Sequence[str]) -> TableName:
 
 
 def _using(item: parser.Parsed) -> Iterator[tuple[tuple[TableName, str], str]]:
+    """Yield every USING of an ALTER TABLE as the user's own text, proven to be the expression that the parser saw."""
     if item.name != "alter_table_stmt":
         return
     table = TableName(item.node.relation.schemaname, item.node.relation.relname)
-    for command in item.node.cmds:
+    texts = [_after_using(item.text, words) for words in _commands(item.text)]
+    for position, command in enumerate(item.node.cmds):
         alter = command.alter_table_cmd
         enum = alter.DESCRIPTOR.fields_by_name["subtype"].enum_type
         if enum.values_by_number[alter.subtype].name != "AT_AlterColumnType":
             continue
-        if getattr(alter, "def").column_def.HasField("raw_default"):
-            yield (table, alter.name), parser.expression_text(getattr(alter, "def").column_def.raw_default)
+        column = getattr(alter, "def").column_def
+        if column.HasField("raw_default"):
+            text = texts[position] if len(texts) == len(item.node.cmds) else None
+            if text is None or not expression_tree.has_form(text, form(column.raw_default)):
+                raise Unsupported(
+                    f"the USING of column {alter.name} of {item.text!r}, which cannot be told apart",
+                    instead="Write this ALTER COLUMN as a statement of its own.",
+                )
+            yield (table, alter.name), text
+
+
+def _commands(text: str) -> list[list[parser.Token]]:
+    """Return the words of a statement, divided where a comma stands outside all parentheses and brackets."""
+    found: list[list[parser.Token]] = [[]]
+    for token, depth in _depths(parser.tokens(text)):
+        if token.word == "," and depth == 0:
+            found.append([])
+        else:
+            found[-1].append(token)
+    return found
+
+
+def _after_using(text: str, words: Sequence[parser.Token]) -> str | None:
+    for position, (token, depth) in enumerate(_depths(words)):
+        if token.word == "USING" and depth == 0 and position + 1 < len(words):
+            return text.encode()[words[position + 1].start : words[-1].end].decode()
+    return None
+
+
+def _depths(words: Sequence[parser.Token]) -> Iterator[tuple[parser.Token, int]]:
+    """Yield each word with the number of parentheses and brackets that are open around it."""
+    depth = 0
+    for token in words:
+        depth += (token.word in _OPENING) - (token.word in _CLOSING)
+        yield token, depth
+
+
+_OPENING, _CLOSING = ("(", "["), (")", "]")
 
 
 def _renames(item: parser.Parsed, kind: str) -> Iterator[Rename]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -17,9 +19,14 @@ from tests.acceptance.shell import Shell
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """The environment of commands that share one Prefect server, and the planner's embedded server, kept running."""
     home = tmp_path_factory.mktemp("prefect")
-    with prefect_server.serving(prefect_server.free_port(), home) as server, embedded.serving():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(embedded.serving())
+        # A server that runs already is taken as it is, as the command line does: a start takes half a minute.
+        address = os.environ.get("PREFECT_API_URL")
+        if address is None:
+            address = stack.enter_context(prefect_server.serving(prefect_server.free_port(), home)).url
         yield {
-            "PREFECT_API_URL": server.url,
+            "PREFECT_API_URL": address,
             "PREFECT_HOME": str(home),
             "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state")),
             "LOCKSTEP_LEASE_SECONDS": "2",

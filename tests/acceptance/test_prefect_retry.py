@@ -27,7 +27,7 @@ from tasks.standing import standing_of
 ROOT = Path(__file__).parents[2]
 SPEC = "examples/drink-water/intake-v2.yaml"
 NAME = "intake-v2"
-WAIT_SECONDS = 200
+WAIT_SECONDS = 400
 ENDED = {"Completed", "Failed", "Crashed", "Suspended", "Waiting"}
 RETRY = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}, "force": False}
 """What the UI's `retryFlowRun` posts to /flow_runs/ID/set_state."""
@@ -39,7 +39,7 @@ SELECT 1, timestamp '2030-01-01' + n * interval '1 hour', 2000000, 'ML' FROM gen
 """Writes of the old application that stand, and that numeric(8,2) cannot hold: over a thousand stop the backfill."""
 REPAIR = "UPDATE water_intake SET volume = 200 WHERE volume = 2000000"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture

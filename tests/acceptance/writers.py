@@ -16,7 +16,7 @@ import psycopg
 
 Shape = Literal["old", "new"]
 TEXTS = ("plain", "naïve café", "O'Brien", 'say "hi"', "水", "50% off; --", "back\\slash", " spaces ", "x" * 200)
-PAUSE = 0.01
+PAUSE = 0.02
 
 
 @dataclass(frozen=True)

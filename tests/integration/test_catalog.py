@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from tasks.database.catalog import snapshot
@@ -70,6 +71,39 @@ def test_columns_are_read_in_full(nasty: Target) -> None:
     assert "dropped" not in columns
     assert columns["old_ref"].attnum < columns["pt"].attnum - 1
     assert {name for name, column in columns.items() if not column.has_equality} == {"a", "doc", "pt", "xs"}
+
+
+def test_equality_is_what_a_search_path_of_pg_catalog_finds(database: Target) -> None:
+    """IS DISTINCT FROM looks an operator up by search_path, but that of elements and attributes by their class."""
+    with connect(database, role="test") as conn:
+        conn.execute(
+            """
+            CREATE SCHEMA ext; CREATE TYPE ext.word;
+            CREATE FUNCTION ext.word_in(cstring) RETURNS ext.word LANGUAGE internal STRICT IMMUTABLE AS 'textin';
+            CREATE FUNCTION ext.word_out(ext.word) RETURNS cstring LANGUAGE internal STRICT IMMUTABLE AS 'textout';
+            CREATE TYPE ext.word (INPUT = ext.word_in, OUTPUT = ext.word_out, LIKE = text);
+            CREATE FUNCTION ext.eq(ext.word, ext.word) RETURNS boolean LANGUAGE internal STRICT IMMUTABLE AS 'byteaeq';
+            CREATE FUNCTION ext.hash(ext.word) RETURNS integer LANGUAGE internal STRICT IMMUTABLE AS 'hashvarlena';
+            CREATE OPERATOR ext.= (LEFTARG = ext.word, RIGHTARG = ext.word, FUNCTION = ext.eq, HASHES);
+            CREATE OPERATOR CLASS ext.word_ops DEFAULT FOR TYPE ext.word USING hash AS
+                OPERATOR 1 ext.= (ext.word, ext.word), FUNCTION 1 ext.hash(ext.word);
+            CREATE DOMAIN ext.short AS ext.word; CREATE DOMAIN ext.small AS integer;
+            CREATE TYPE ext.mood AS ENUM ('ok'); CREATE TYPE ext.pair AS (a integer, b ext.word);
+            CREATE TABLE public.e (plain ext.word, over ext.short, several ext.word[], pair ext.pair,
+                small ext.small, mood ext.mood, name varchar(5), moods ext.mood[]);
+            SET search_path = pg_catalog
+            """
+        )
+        found = {column.name: column.has_equality for column in table(snapshot(conn), TableName("public", "e")).columns}
+        for name, has_equality in found.items():
+            query = sql.SQL("SELECT {0} IS DISTINCT FROM {0} FROM public.e").format(sql.Identifier(name))
+            try:
+                conn.execute(query)
+                works = True
+            except psycopg.errors.UndefinedFunction:
+                works = False
+            assert works == has_equality, name
+    assert {name for name, has_equality in found.items() if not has_equality} == {"plain", "over"}
 
 
 @pytest.mark.every_version

@@ -516,26 +516,25 @@ def test_the_new_application_is_not_taken_for_the_old_one(switched: Stage) -> No
 # ------------------------------------------------------------------------------------------------ odd columns
 
 READING = """
-CREATE COLLATION same_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
 CREATE TABLE reading (
     id      timestamptz PRIMARY KEY,
     factor  int NOT NULL DEFAULT 1,
     shift   int GENERATED ALWAYS AS (factor * 100) STORED,
     raw     int NOT NULL,
     span    interval,
-    unit    text COLLATE same_case,
+    amount  numeric,
     source  text NOT NULL DEFAULT 'old sensor',
     place   text,
     CONSTRAINT raw_within CHECK (raw < shift + 100000)
 );
 CREATE FUNCTION tidy() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.raw := abs(NEW.raw); RETURN NEW; END';
 CREATE TRIGGER zzzz_tidy BEFORE INSERT OR UPDATE ON reading FOR EACH ROW EXECUTE FUNCTION tidy();
-INSERT INTO reading (id, raw, span, unit) VALUES ('2024-01-01+00', 1, '1 mon', 'ml');
+INSERT INTO reading (id, raw, span, amount) VALUES ('2024-01-01+00', 1, '1 mon', 1.0);
 """
 READING_CHANGE = """
 ALTER TABLE reading ADD COLUMN exact numeric(10,2) NOT NULL, DROP COLUMN raw;
 ALTER TABLE reading RENAME COLUMN span TO period;
-ALTER TABLE reading RENAME COLUMN unit TO measure;
+ALTER TABLE reading RENAME COLUMN amount TO quantity;
 ALTER TABLE reading DROP COLUMN source;
 ALTER TABLE reading ADD COLUMN label text;
 """
@@ -597,10 +596,10 @@ def test_a_late_trigger_of_the_user_runs_before_the_sync(reading: Stage) -> None
 
 def test_values_that_are_equal_and_not_the_same_are_synced(reading: Stage) -> None:
     with reading.session() as app:
-        app.execute(f"UPDATE reading SET span = '30 days', unit = 'ML' WHERE {KEY}".encode())
-        assert row(app, f"SELECT period::text, measure FROM reading WHERE {KEY}") == ("30 days", "ML")
-        app.execute(f"UPDATE reading SET period = '1 mon', measure = 'ml' WHERE {KEY}".encode())
-        assert row(app, f"SELECT span::text, unit FROM reading WHERE {KEY}") == ("1 mon", "ml")
+        app.execute(f"UPDATE reading SET span = '30 days', amount = 1.00 WHERE {KEY}".encode())
+        assert row(app, f"SELECT period::text, quantity::text FROM reading WHERE {KEY}") == ("30 days", "1.00")
+        app.execute(f"UPDATE reading SET period = '1 mon', quantity = 1.0 WHERE {KEY}".encode())
+        assert row(app, f"SELECT span::text, amount::text FROM reading WHERE {KEY}") == ("1 mon", "1.0")
 
 
 def test_a_column_that_only_goes_keeps_what_the_old_application_gives(reading: Stage) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.planning import parser
+from tasks.planning import expression_tree, parser
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.names import TableName
+from tasks.planning.parse_tree import form, walk
 from tasks.planning.statements import Statement, parse_change, using_expressions
+from tests.unit.generated_expressions import generated
 
 
 def one(text: str) -> Statement:
@@ -68,13 +70,86 @@ def test_using_is_told_in_the_names_from_before_the_change() -> None:
             source="change",
         )
     )
-    assert [(item.table, item.column, item.expression) for item in found] == [(TableName("", "t"), "a", "a || d")]
+    assert [(item.table, item.column, item.expression) for item in found] == [(TableName("", "t"), "a", '"a" || d')]
+
+
+USINGS = (
+    "(NOT b) IS NULL",
+    "CASE WHEN (a, b) = (1, 2) THEN arr[1:2] ELSE 'x, USING y' END",
+    "a -- why, not\n  /* USING */ + 1",
+    '"USING" || "größe" || U&"d\\0061t" || $$a, b$$ || E\'\\\',\'',
+    "f(a, (SELECT 1)) OPERATOR(pg_catalog.+) array_agg(a ORDER BY a USING >)",
+    '(a || b) COLLATE "C"',
+    "- (- a)",
+)
+
+
+@pytest.mark.parametrize("expression", USINGS)
+def test_using_is_the_users_own_text(expression: str) -> None:
+    statement = one(
+        "ALTER TABLE ONLY s.t ADD x numeric(8, 2) DEFAULT 1,"
+        f" ALTER COLUMN a SET DATA TYPE numeric(8, 2) USING {expression}"
+        f'\n-- a remark, and more\n, DROP y, ALTER b TYPE text COLLATE "C" USING {expression} /* end */'
+    )
+    table = TableName("s", "t")
+    assert statement.using == {(table, "a"): expression, (table, "b"): expression}
+
+
+def test_using_survives_renames_of_its_columns_by_tree() -> None:
+    """Also where libpg_query's own printer would lose parentheses."""
+    back = {"p": "a", "q": "b", "r": 'we"ird'}
+    for expression in generated(150):
+        now = expression_tree.renamed(expression, {"a": "p", "b": "q", "c": "r"})
+        text = 'ALTER TABLE t RENAME a TO p; ALTER TABLE t RENAME b TO q; ALTER TABLE t RENAME "we""ird" TO r;'
+        (found,) = using_expressions(parse_change(f"{text} ALTER TABLE t ALTER p TYPE text USING {now}", source="x"))
+        assert found.column == "a"
+        assert expression_tree.form(found.expression, {}) == expression_tree.form(now, back)
+        assert expression_tree.form(found.expression, {'we"ird': "c"}) == expression_tree.form(expression, {})
+
+
+@pytest.mark.parametrize(
+    ("expression", "renamed"),
+    [
+        ("t.b || s.t . b || x", 't."a" || s.t . "a" || x'),
+        ("b || b(b)", '"a" || b("a")'),
+        ("'b' || bb", "'b' || bb"),
+        ("(b).b", '("a").b'),
+        ("f(t.*)", "f(t.*)"),
+        ('"b" -- b', '"a" -- b'),
+    ],
+)
+def test_renaming_touches_the_columns_own_words_only(expression: str, renamed: str) -> None:
+    assert expression_tree.renamed(expression, {"b": "a"}) == renamed
+
+
+def test_what_cannot_be_renamed_safely_is_refused() -> None:
+    with pytest.raises(Unsupported, match="renamed safely"):
+        expression_tree.renamed('U&"\\0062" + 1', {"b": "a"})
+
+
+def test_a_name_that_is_a_keyword_is_quoted() -> None:
+    assert expression_tree.renamed("b + 1", {"b": "user"}) == '"user" + 1'
+
+
+@pytest.mark.parametrize("text", [" + ".join(["a"] * 400), " ".join(["NOT"] * 400) + " a"])
+def test_long_expressions_are_read(text: str) -> None:
+    assert parser.column_references(text) == {"a"}
+    assert one(f"ALTER TABLE t ALTER a TYPE int USING {text}").using == {(TableName("", "t"), "a"): text}
 
 
 @pytest.mark.parametrize(
     ("text", "transactional"),
     [
-        ("CREATE INDEX CONCURRENTLY i ON t (a)", "CREATE INDEX i ON t USING btree (a)"),
+        ("CREATE INDEX CONCURRENTLY i ON t (a)", "CREATE INDEX i ON t (a)"),
+        (
+            "create unique index /* x */ concurrently-- y\ni on t ((NOT b) , c)",
+            "create unique index /* x */ -- y\ni on t ((NOT b) , c)",
+        ),
+        (
+            'CREATE INDEX CONCURRENTLY"é" ON t ("concurrently", concurrently(a)) WHERE (NOT b) IS NULL',
+            'CREATE INDEX "é" ON t ("concurrently", concurrently(a)) WHERE (NOT b) IS NULL',
+        ),
+        ("CREATE INDEX CONCURRENTLY ON t (concurrently(a))", "CREATE INDEX ON t (concurrently(a))"),
         ("DROP INDEX CONCURRENTLY i", "DROP INDEX i"),
         ("ALTER TABLE t DETACH PARTITION p CONCURRENTLY", "ALTER TABLE t DETACH PARTITION p"),
     ],
@@ -84,6 +159,15 @@ def test_concurrently_is_left_out_for_the_clone(text: str, transactional: str) -
     assert statement.concurrent
     assert statement.sql == text
     assert statement.transactional_sql == transactional
+
+
+def test_removing_concurrently_keeps_all_of_the_tree_but_the_flag() -> None:
+    for expression in generated(60):
+        text = f"CREATE INDEX CONCURRENTLY i ON t ((concurrently({expression}))) WHERE {expression}"
+        wanted = parser.tree_of(text)
+        (flag,) = (node for node in walk(wanted) if type(node).__name__ == "IndexStmt")
+        flag.concurrent = False
+        assert form(parser.tree_of(one(text).transactional_sql)) == form(wanted)
 
 
 def test_without_concurrently_the_clone_runs_the_users_text() -> None:
@@ -187,32 +271,3 @@ def test_subqueries_are_seen(text: str) -> None:
 @pytest.mark.parametrize("text", ["sum(a) OVER ()", "count(*)", "count(DISTINCT a)", "max(a) FILTER (WHERE b)"])
 def test_what_is_not_about_one_row_is_seen(text: str) -> None:
     assert parser.has_window(text)
-
-
-def test_normal_forms_are_equal_up_to_renaming() -> None:
-    assert parser.normal_form("a+b * 2", {"a": "b", "b": "a"}) == parser.normal_form(" b +  (a*2)")
-    assert parser.normal_form("a", {"a": "User"}) == '"User"'
-    assert parser.normal_form("a - b") != parser.normal_form("b - a")
-    assert parser.normal_form("'a'", {"a": "b"}) == "'a'"
-
-
-def test_shapes_ignore_names_that_followed_and_casts() -> None:
-    before = "ALTER TABLE t ADD CONSTRAINT c CHECK ((volume > 0))"
-    after = "ALTER TABLE t ADD CONSTRAINT c CHECK ((amount > (0)::numeric))"
-    assert parser.shape(before, {"volume": "amount"}) == parser.shape(after, {})
-    assert parser.shape(before, {}) != parser.shape(after, {})
-    assert parser.shape(before.replace("> 0", "> 1"), {"volume": "amount"}) != parser.shape(after, {})
-    view = "CREATE VIEW v AS SELECT t.a, t.b FROM t"
-    assert parser.shape(view, {"a": "x"}) == parser.shape("CREATE VIEW v AS SELECT t.x AS a, t.b FROM t", {})
-    key = "ALTER TABLE t ADD CONSTRAINT c FOREIGN KEY (a) REFERENCES s.u(id)"
-    followed = "ALTER TABLE t ADD CONSTRAINT c FOREIGN KEY (b) REFERENCES s.w(key)"
-    tables = {("s", "u"): ("s", "w")}
-    assert parser.shape(key, {"a": "b"}, referenced={"id": "key"}, tables=tables) == parser.shape(followed, {})
-
-
-def test_what_servers_print_differently_becomes_the_same() -> None:
-    old = "CREATE VIEW s.v AS SELECT t.a,\n    t.b\n   FROM s.t\n  WHERE (t.a > 1)"
-    assert parser.version_free(old) == parser.version_free("CREATE VIEW s.v AS SELECT a, b FROM s.t WHERE a > 1")
-    assert parser.version_free("CREATE RULE r AS ON UPDATE TO t WHERE old.a > 1 DO NOTHING") != parser.version_free(
-        "CREATE RULE r AS ON UPDATE TO t WHERE new.a > 1 DO NOTHING"
-    )

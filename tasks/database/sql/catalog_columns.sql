@@ -1,5 +1,6 @@
 -- Columns of the user's tables, in their order. Whether a type has equality is decided on its leaves: the base type of
--- a domain, the element of an array, the attributes of a composite type.
+-- a domain, the element of an array, the attributes of a composite type. The `=` of the type itself must be in pg_catalog
+-- too: IS DISTINCT FROM finds it by search_path (that of an array's elements or a composite's attributes by its class).
 WITH RECURSIVE used AS (
     SELECT a.*, c.relkind
     FROM pg_attribute AS a
@@ -8,10 +9,10 @@ WITH RECURSIVE used AS (
     WHERE a.attnum > 0 AND NOT a.attisdropped
         AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'lockstep')
 ),
-reached (root, type) AS (
-    SELECT DISTINCT atttypid, atttypid FROM used
+reached (root, type, itself) AS (
+    SELECT DISTINCT atttypid, atttypid, true FROM used
     UNION
-    SELECT r.root, inner_type.oid
+    SELECT r.root, inner_type.oid, r.itself AND t.typtype = 'd'
     FROM reached AS r
     JOIN pg_type AS t ON t.oid = r.type
     CROSS JOIN LATERAL (
@@ -37,6 +38,17 @@ equality AS (
                     WHERE ct.castsource = t.oid AND ct.casttarget = o.opcintype
                         AND ct.castmethod = 'b' AND ct.castcontext = 'i'
                 )
+            )
+        ) AND NOT (
+            r.itself AND EXISTS (
+                SELECT FROM pg_opclass AS o
+                JOIN pg_am AS am ON am.oid = o.opcmethod AND am.amname IN ('btree', 'hash')
+                JOIN pg_amop AS ao ON ao.amopfamily = o.opcfamily
+                    AND ao.amoplefttype = o.opcintype AND ao.amoprighttype = o.opcintype
+                    AND ao.amopstrategy = CASE am.amname WHEN 'btree' THEN 3 ELSE 1 END
+                JOIN pg_operator AS op ON op.oid = ao.amopopr
+                WHERE o.opcdefault AND o.opcintype = t.oid
+                    AND (op.oprname <> '=' OR op.oprnamespace <> 'pg_catalog'::regnamespace)
             )
         )
     ) AS has_equality

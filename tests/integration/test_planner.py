@@ -1,0 +1,222 @@
+"""What the planner accepts, proven on clones, and what it refuses by name: exit 2, with a remedy, nothing touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tasks.database import oracle
+from tasks.database.catalog import snapshot
+from tasks.database.connection import Target, connect
+from tasks.planning.errors import UsageError
+from tasks.planning.plan import BuildIndex, DropIndex, Plan
+from tasks.planning.schema_hash import schema_hash
+from tasks.planning.spec import LoadedSpec, load
+from tests.conftest import AnyServer, _new_database
+from tests.integration.staging import PHASES, carry_out, undo, written
+
+SCHEMA = """
+CREATE DOMAIN filled AS text NOT NULL;
+CREATE TABLE tag (id int PRIMARY KEY, name text NOT NULL UNIQUE);
+CREATE TABLE person (
+    id     int PRIMARY KEY,
+    tag_id int REFERENCES tag (id) ON DELETE SET NULL,
+    email  text NOT NULL UNIQUE,
+    name   text NOT NULL CHECK (name <> ''),
+    age    int NOT NULL CHECK (age >= 0),
+    nick   text DEFAULT 'none',
+    seen   text,
+    shown  text,
+    twice  text GENERATED ALWAYS AS (shown || shown) STORED,
+    worded filled DEFAULT 'x',
+    CONSTRAINT grown CHECK (age < 200)
+);
+CREATE INDEX person_name ON person (lower(name)) WHERE age > 3;
+CREATE INDEX person_tag ON person (tag_id);
+CREATE VIEW seen_person AS SELECT id, seen FROM person;
+CREATE FUNCTION noop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TABLE keyless (a int, b text);
+CREATE TABLE parted (id int PRIMARY KEY, a text) PARTITION BY RANGE (id);
+CREATE TABLE guarded (id int PRIMARY KEY, owner text);
+CREATE POLICY own ON guarded USING (owner = CURRENT_USER);
+CREATE TABLE "Größe" (
+    "a ""b""" uuid, k text,
+    "sixty_three_bytes_long_name_of_a_column_that_is_as_long_as_it_ge" int NOT NULL DEFAULT 3,
+    PRIMARY KEY ("a ""b""", k)
+);
+INSERT INTO tag VALUES (1, 'one');
+INSERT INTO person (id, tag_id, email, name, age) SELECT n, 1, 'e' || n, 'First Last' || n, n FROM generate_series(1, 9) n;
+INSERT INTO "Größe" SELECT gen_random_uuid(), n::text, n FROM generate_series(1, 5) AS n;
+"""  # noqa: E501
+LONG = "sixty_three_bytes_long_name_of_a_column_that_is_as_long_as_it_ge"
+
+REFUSED = {
+    "the same name with another type": ("ALTER TABLE person ALTER age TYPE bigint", "", "same name"),
+    "unique over a mapping that merges": (
+        "ALTER TABLE person ADD mail text NOT NULL UNIQUE, DROP email",
+        "{person.mail: {up: 'lower(email)', down: {email: mail}}}",
+        "could become one",
+    ),
+    "unique over a rounding cast": (
+        "ALTER TABLE tag ADD code bigint UNIQUE, DROP name",
+        "{tag.code: {up: 'name::bigint', down: {name: 'code::text'}}}",
+        "could become one|cannot be used|row",
+    ),
+    "a foreign key over a computed column": (
+        "ALTER TABLE person ADD t int REFERENCES tag (id), DROP tag_id",
+        "{person.t: {up: 'tag_id + 0', down: {tag_id: 't + 0'}}}",
+        "foreign key",
+    ),
+    "dropping NOT NULL without down": ("ALTER TABLE person DROP age", "", "NOT NULL without a default"),
+    "adding NOT NULL without anything": ("ALTER TABLE person ADD x int NOT NULL", "", "existing rows"),
+    "a view reads it": ("ALTER TABLE person RENAME seen TO noticed", "", "view .*seen_person"),
+    "a generated column reads it": ("ALTER TABLE person RENAME shown TO displayed", "", "generated column"),
+    "a policy reads it": ("ALTER TABLE guarded RENAME owner TO holder", "", "policy"),
+    "a column of the primary key": ("ALTER TABLE tag RENAME id TO tag_id", "", "primary key"),
+    "a partitioned table": ("ALTER TABLE parted RENAME a TO b", "", "partitioned"),
+    "a table without key": ("ALTER TABLE keyless RENAME a TO c", "", "no primary key"),
+    "two ways back": (
+        "ALTER TABLE person ADD f text NOT NULL, ADD l text NOT NULL, DROP name",
+        "{person.f: {up: name, down: {name: f}}, person.l: {up: name, down: {name: l}}}",
+        "two different down",
+    ),
+    "an unknown table": ("ALTER TABLE person ADD x int", "{nobody.x: {up: '1'}}", "no table"),
+    "an unknown column in up": ("ALTER TABLE person ADD x int", "{person.x: {up: 'nothing + 1'}}", "nothing"),
+    "a table that is not changed": ("ALTER TABLE person ADD x int", "{tag.name: {up: 'name'}}", "does not touch"),
+    "a volatile default": ("ALTER TABLE person ADD x float DEFAULT random()", "", "rewrites"),
+    "a volatile up": ("ALTER TABLE person ADD x float", "{person.x: {up: 'random()'}}", "volatile"),
+    "an identity column": ("ALTER TABLE person ADD x int GENERATED ALWAYS AS IDENTITY", "", "identity"),
+    "a generated column": ("ALTER TABLE person ADD x int GENERATED ALWAYS AS (age + 1) STORED", "", "generated"),
+    "the default of a mapped column": (
+        "ALTER TABLE person ADD x int NOT NULL DEFAULT 3",
+        "{person.x: {up: 'age + 1'}}",
+        "DEFAULT",
+    ),
+    "an INSERT that cannot be told apart": ("ALTER TABLE person RENAME nick TO alias", "", "cannot be told"),
+    "a constraint on existing columns": ("ALTER TABLE person ADD CHECK (age > 1)", "", "existing columns"),
+    "a new table": ("CREATE TABLE fresh (id int)", "", "fresh"),
+    "a renamed table": ("ALTER TABLE tag RENAME TO label", "", "tag"),
+    "a trigger": ("CREATE TRIGGER t BEFORE INSERT ON tag FOR EACH ROW EXECUTE FUNCTION noop()", "", "trigger"),
+    "NOT NULL on a column that stays": ("ALTER TABLE person ALTER seen SET NOT NULL", "", "seen"),
+    "a domain that refuses NULL": ("ALTER TABLE person RENAME worded TO phrase", "", "refuses NULL"),
+    "up that fails on a row": ("ALTER TABLE person ADD x int", "{person.x: {up: 'name::int'}}", "22P02"),
+    "down that a check refuses": (
+        "ALTER TABLE person ADD years int NOT NULL, DROP age",
+        "{person.years: {up: age, down: {age: years}}}",
+        "old shape refuses",
+    ),
+}
+
+ACCEPTED = {
+    "add nullable": ("ALTER TABLE person ADD x int", "", 0),
+    "add with default": ("ALTER TABLE person ADD x int NOT NULL DEFAULT 3", "", 0),
+    "add with up": (
+        "ALTER TABLE person ADD x text NOT NULL CHECK (x <> '')",
+        "{person.x: {up: upper(name)}}",
+        1,
+    ),
+    "rename with unique, check, index, foreign key": (
+        "ALTER TABLE person RENAME email TO mail; ALTER TABLE person RENAME name TO called;"
+        " ALTER TABLE person RENAME age TO years; ALTER TABLE person RENAME tag_id TO label_id",
+        "",
+        4,
+    ),
+    "retype and rename": (
+        "ALTER TABLE person ALTER age TYPE bigint; ALTER TABLE person RENAME age TO years",
+        "{person.years: {down: 'least(years, 199)::int'}}",
+        1,
+    ),
+    "split": (
+        "ALTER TABLE person ADD first text NOT NULL, ADD last text NOT NULL CHECK (last <> ''), DROP name",
+        "{person.first: {up: \"split_part(name, ' ', 1)\", down: {name: \"first || ' ' || last\"}},"
+        " person.last: {up: \"split_part(name, ' ', 2)\"}}",
+        1,
+    ),
+    "drop nullable": ("ALTER TABLE person DROP nick", "", 0),
+    "drop NOT NULL": ("ALTER TABLE person DROP age", "{person.age: {down: '0'}}", 1),
+    "indexes": (
+        "CREATE UNIQUE INDEX i1 ON person (email, age) INCLUDE (name);"
+        " CREATE INDEX i2 ON person (upper(name)) WHERE age > 2; DROP INDEX person_tag",
+        "",
+        0,
+    ),
+    "several tables": ("ALTER TABLE person ADD x int; ALTER TABLE tag RENAME name TO title", "", 1),
+    "odd names": (f'ALTER TABLE "Größe" RENAME {LONG} TO "Ü; -- ""%s"""', "", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def people(server: AnyServer) -> Iterator[Target]:
+    """A database to plan on; planning only reads it."""
+    with _new_database(server, "template0") as target:
+        with psycopg.connect(target.conninfo, autocommit=True) as connection:
+            connection.execute(SCHEMA.encode())
+        yield target
+
+
+def spec_of(folder: Path, change: str, mapping: str) -> LoadedSpec:
+    return written(folder, "people-v2", change + ";", f"mapping: {mapping}\n" if mapping else "")
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_by_name_with_a_remedy(people: Target, tmp_path: Path, case: str) -> None:
+    change, mapping, reason = REFUSED[case]
+    with pytest.raises(UsageError, match=f"(?s){reason}") as refused:
+        oracle.plan(spec_of(tmp_path, change, mapping), people)
+    assert refused.value.exit_code == 2
+    assert refused.value.safety == "Nothing was touched."
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_accepted_changes_reach_the_target_and_go_back(
+    server: AnyServer, people: Target, tmp_path: Path, case: str
+) -> None:
+    """On real rows: every phase, and on a copy everything but contract and all of it undone."""
+    change, mapping, groups = ACCEPTED[case]
+    with _new_database(server, people.name) as there, _new_database(server, people.name) as back:
+        plan = oracle.plan(spec_of(tmp_path, change, mapping), there)
+        assert len(plan.groups) == groups
+        carry_out(there, plan, PHASES)
+        assert hash_of(there, plan) == plan.schema_target
+        carry_out(back, plan, PHASES[:4])
+        undo(back, plan, PHASES[:4])
+        assert hash_of(back, plan) == plan.schema_before
+
+
+def test_the_reverse_spec_leads_back(server: AnyServer, people: Target, tmp_path: Path) -> None:
+    change, mapping, _ = ACCEPTED["split"]
+    with _new_database(server, people.name) as target:
+        plan = oracle.plan(spec_of(tmp_path, change, mapping), target)
+        carry_out(target, plan, PHASES)
+        path = tmp_path / "reverse.yaml"
+        path.write_text(plan.reverse)
+        reverse = oracle.plan(load(path), target)
+        carry_out(target, reverse, PHASES)
+        assert hash_of(target, plan) == plan.schema_before
+        with psycopg.connect(target.conninfo) as connection:
+            names = connection.execute("SELECT name FROM person ORDER BY id").fetchall()
+        assert names == [(f"First Last{n}",) for n in range(1, 10)]
+
+
+def test_the_same_spec_gives_the_same_plan(people: Target, tmp_path: Path) -> None:
+    change, mapping, _ = ACCEPTED["rename with unique, check, index, foreign key"]
+    spec = spec_of(tmp_path, change, mapping)
+    assert oracle.plan(spec, people).model_dump_json() == oracle.plan(spec, people).model_dump_json()
+
+
+def test_indexes_are_built_and_dropped_concurrently(people: Target, tmp_path: Path) -> None:
+    change, mapping, _ = ACCEPTED["indexes"]
+    plan = oracle.plan(spec_of(tmp_path, change, mapping), people)
+    actions = [step.action for phase in plan.phases for step in phase.steps]
+    built = [action for action in actions if isinstance(action, BuildIndex)]
+    assert [action.index for action in built] == ["i1", "i2"]
+    assert all("CONCURRENTLY" in action.statement for action in built)
+    assert [action.index for action in actions if isinstance(action, DropIndex)] == ["person_tag"]
+
+
+def hash_of(target: Target, plan: Plan) -> str:
+    with connect(target, role="test") as connection:
+        return schema_hash(snapshot(connection), plan.scope)
