@@ -151,9 +151,9 @@ def rollback(
 @app.command()
 def verify(name: Name, database: Database = None, format: TextFormat = "text") -> None:  # noqa: A002
     """Run the migration's equality gate now and print what it finds; changes nothing."""
-    from flows import views
+    from flows import verdicts
 
-    finish(views.verify(name, database, format))
+    finish(verdicts.verify(name, database, format))
 
 
 @app.command()
@@ -175,9 +175,9 @@ def schema() -> None:
 @app.command()
 def doctor(database: Database = None, format: TextFormat = "text") -> None:  # noqa: A002
     """Check installation, connection, versions, privileges and settings; print what to fix."""
-    from flows import views
+    from flows import verdicts
 
-    finish(views.doctor(database, format))
+    finish(verdicts.doctor(database, format))
 
 
 @app.command()

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import platformdirs
 from rich.console import Console
 
+from flows.logbook import log_file, trace
 from tasks.planning.errors import LockstepError
 
 EXIT_DONE = 0
@@ -30,11 +26,6 @@ def out() -> Console:
 def err() -> Console:
     """Return the console of everything that is not the result."""
     return Console(file=sys.stderr, highlight=False, soft_wrap=True)
-
-
-def log_file() -> Path:
-    """Return the file that tracebacks and Prefect's warnings go to."""
-    return platformdirs.user_log_path("lockstep") / "lockstep.log"
 
 
 def interactive() -> bool:
@@ -95,29 +86,3 @@ def show_unexpected(error: Exception) -> None:
             remedy=where,
         )
     )
-
-
-def trace(error: BaseException | None) -> list[str]:
-    """Return an exception's frames and its causes', without the messages of the server: they may quote a row."""
-    if error is None:
-        return []
-    code = getattr(error, "sqlstate", None)
-    message = f"{type(error).__name__}: " + (f"SQLSTATE {code}" if hasattr(error, "sqlstate") else str(error))
-    below = trace(error.__cause__ or (None if error.__suppress_context__ else error.__context__))
-    return [*below, *traceback.format_tb(error.__traceback__), f"{message}\n"]
-
-
-@contextmanager
-def kept_log() -> Iterator[None]:
-    """For the length of a block, send warnings and errors of every library to the log file, tracebacks included."""
-    path = log_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, delay=True)
-    handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()

@@ -32,10 +32,9 @@ def expand_contract(
     approved_by: str | None = None,
     waive_soak: bool = False,
 ) -> State[Outcome] | Outcome:
-    """Carry a migration on, from where the ledger says it is, as far as it goes.
+    """Carry a migration (a spec's path or a recorded name) on, from where the ledger says it is, as far as it goes.
 
-    `migration` is the path of a spec or the name of a recorded migration; `until` a phase to stop after;
-    `approved_by` gives every approval in that name. Names only: Prefect stores parameters in plain text.
+    `until`: a phase to stop after; `approved_by`: who gives every approval. Prefect stores them all in plain text.
     """
     planned = plan_migration(migration, database)
     if not planned.phases:
@@ -85,7 +84,7 @@ class _Run:
                 run_phase(*self.names, name)
             self._check(phase, phase.gate_after)
             close_phase(*self.names, name)
-        if name == SWITCH:
+        if name == SWITCH and self._standing().record.switched_at is None:
             open_switch(*self.names)
 
     def _check(self, phase: Phase, gate: Gate | None) -> None:
@@ -95,7 +94,6 @@ class _Run:
 
     def _settle(self, due: Callable[[Standing], Wait | None]) -> None:
         """Get the word that is needed to go on, or raise `Waiting`."""
-        name, database = self.names
         while (pending := due(standing := self._standing())) is not None:
             if self.approved_by and (pending.reason == "approval" or self.waive_soak):
                 word = ApprovalInput(who=self.approved_by, why="given in advance for the whole run")
@@ -103,13 +101,12 @@ class _Run:
                 hold(pending.question, *self.names)
                 form = ApprovalInput.with_initial_data(description=pending.question)
                 # The run ends here and starts anew when somebody has filled in the form; then this call returns it.
-                key = f"{pending.subject}-{len(standing.approvals)}"
-                word = suspend_flow_run(wait_for_input=form, key=key)
+                word = suspend_flow_run(wait_for_input=form, key=f"{pending.subject}-{len(standing.approvals)}")
                 begin(*self.names)
             else:
                 raise waiting(standing, pending)
             waive = self.waive_soak and pending.subject == CONTRACT and bool(self.approved_by)
-            record(target_of(database), name, pending.subject, word, waive_soak=waive)
+            record(target_of(self.names[1]), self.names[0], pending.subject, word, waive_soak=waive)
             if not word.approve:
                 raise waiting(standing, pending)
 
@@ -120,5 +117,4 @@ class _Run:
         error.remedy = "Repair what the gate names, then run the migration again."
 
     def _standing(self) -> Standing:
-        name, database = self.names
-        return standing_of(target_of(database), name)
+        return standing_of(target_of(self.names[1]), self.names[0])

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 
 from flows import console
+from flows.logbook import kept_log
 from tasks import prefect_server
 
 
@@ -22,7 +23,7 @@ def local_session(*, ui: bool, verbose: bool) -> Iterator[None]:
 
         if "PREFECT_API_URL" not in os.environ:
             console.err().print("Prefect starts for this run: about fifteen seconds (`lockstep up` keeps it running).")
-        with console.kept_log(), warnings.catch_warnings():
+        with kept_log(), warnings.catch_warnings():
             # What Prefect's own dependencies deprecate is no news for somebody who migrates a database.
             warnings.filterwarnings("ignore", module=r"(prefect|pydantic|websockets|docket)(\.|$)")
             yield

@@ -1,4 +1,4 @@
-"""Commands that only look: status, verify, doctor."""
+"""`lockstep status`: where a migration stands, for people and for programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from tasks.account import account_of
 from tasks.database.connection import connect
 from tasks.database.ledger import Ledger
 from tasks.databases import target_of
-from tasks.doctor import examine
-from tasks.planning.errors import UsageError
-from tasks.planning.gates import GateResult
 from tasks.standing import Standing, standing_of
-
-MARKS = {"ok": "ok", "look": "look", "fix": "FIX"}
 
 
 def status(name: str | None, database: str | None, form: str) -> int:
@@ -69,42 +64,6 @@ def status_document(standing: Standing) -> dict[str, Any]:
     }
 
 
-def verify(name: str, database: str | None, form: str) -> int:
-    """Run the gate that compares the shapes, print what it finds, and record nothing."""
-    from tasks.gate import evaluate, main_gate
-
-    target = target_of(known.database_of(name, database))
-    standing = standing_of(target, name)
-    found = main_gate(standing.plan.phases)
-    if found is None:
-        raise UsageError(f"The plan of {name} has no gate.")
-    phase, gate = found
-    if not standing.carried_out(phase):
-        raise UsageError(
-            f"{name} has not come to the gate {gate.name} yet: it belongs to {phase.name}.",
-            remedy=f"See  lockstep status {name}",
-        )
-    result = evaluate(standing, phase, gate.name, target)
-    if form == "json":
-        console.print_json(result.model_dump(mode="json") | {"success": result.success})
-    else:
-        _print_gate(result)
-    return console.EXIT_DONE if result.success else console.EXIT_FAILED
-
-
-def doctor(database: str | None, form: str) -> int:
-    """Print what was looked at and what to fix; exit code 1 if anything has to be fixed."""
-    findings = examine((database,) if database else known.databases())
-    if form == "json":
-        console.print_json([vars(finding) for finding in findings])
-    else:
-        for finding in findings:
-            console.out().print(f"{MARKS[finding.verdict]:5}{finding.subject}: {finding.detail}", markup=False)
-            if finding.fix:
-                console.out().print(f"     → {finding.fix}", markup=False, style="bold")
-    return console.EXIT_FAILED if any(finding.verdict == "fix" for finding in findings) else console.EXIT_DONE
-
-
 def _print_standing(standing: Standing) -> None:
     account, out = account_of(standing), console.out()
     for question, answer in (
@@ -125,15 +84,6 @@ def _print_standing(standing: Standing) -> None:
     for progress in standing.progress:
         of = f" of {progress.rows_total:,}" if progress.rows_total else ""
         out.print(f"{progress.step}: {progress.rows_done:,}{of} rows", markup=False)
-
-
-def _print_gate(result: GateResult) -> None:
-    out = console.out()
-    out.print(f"{result.gate}: {'holds' if result.success else 'FAILS'}", style="bold", markup=False)
-    for check in sorted(result.checks, key=lambda check: check.success):
-        out.print(f"  {'ok' if check.success else check.severity:9}{check.summary}", markup=False)
-    if result.docs:
-        out.print(f"Data Docs: {result.docs}", markup=False)
 
 
 def _time(at: datetime | None) -> str:

@@ -520,12 +520,12 @@ CREATE TABLE reading (
     id      timestamptz PRIMARY KEY,
     factor  int NOT NULL DEFAULT 1,
     shift   int GENERATED ALWAYS AS (factor * 100) STORED,
-    raw     int NOT NULL,
+    raw     smallint NOT NULL,
     span    interval,
     amount  numeric,
     source  text NOT NULL DEFAULT 'old sensor',
     place   text,
-    CONSTRAINT raw_within CHECK (raw < shift + 100000)
+    CONSTRAINT raw_within CHECK (shift IS NULL OR raw < 40000)
 );
 CREATE FUNCTION tidy() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.raw := abs(NEW.raw); RETURN NEW; END';
 CREATE TRIGGER zzzz_tidy BEFORE INSERT OR UPDATE ON reading FOR EACH ROW EXECUTE FUNCTION tidy();
@@ -540,7 +540,7 @@ ALTER TABLE reading ADD COLUMN label text;
 """
 READING_REST = """
 mapping:
-  reading.exact: {up: "raw + shift", down: {raw: "round(exact)::int - shift"}}
+  reading.exact: {up: "raw + shift", down: {raw: "(round(exact)::int - coalesce(shift, 0))::smallint"}}
   reading.source: {down: "'new sensor'"}
   reading.label: {up: "upper(place)"}
 """
@@ -582,10 +582,10 @@ def test_a_kept_input_recomputes_what_was_derived_and_no_value_of_the_new_applic
     with reading.session() as app:
         app.execute(f"UPDATE reading SET factor = 3, place = 'here' WHERE {KEY}".encode())
         assert row(app, f"SELECT exact::text, raw, label FROM reading WHERE {KEY}") == ("301.00", 1, "HERE")
-        app.execute(f"UPDATE reading SET exact = 250.55, label = 'my own' WHERE {KEY}".encode())
+        app.execute(f"UPDATE reading SET exact = 450.55, label = 'my own' WHERE {KEY}".encode())
         app.execute(f"UPDATE reading SET factor = 2, place = 'there' WHERE {KEY}".encode())
         found = row(app, f"SELECT exact::text, raw, label, lockstep_pending FROM reading WHERE {KEY}")
-        assert found == ("250.55", 51, "my own", 0)
+        assert found == ("450.55", 251, "my own", 0)
 
 
 def test_a_late_trigger_of_the_user_runs_before_the_sync(reading: Stage) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import console, known
+from flows import console, known, logbook
 from flows.cli import run_cli
 from flows.command_pages import command_names, page
 from tasks.planning.errors import CannotConnect, LockstepError, SpecError, UsageError, Waiting
@@ -131,8 +131,8 @@ def test_the_unexpected_is_short_and_its_log_quotes_no_row(capsys: pytest.Captur
     told = capsys.readouterr().err
     assert "Traceback" not in told
     assert len(told.splitlines()) == 3
-    log = console.log_file().read_text()
-    assert str(console.log_file()) in told
+    log = logbook.log_file().read_text()
+    assert str(logbook.log_file()) in told
     assert "something broke" in log
     assert "SQLSTATE 22P02" in log
     assert "can-ary" not in log

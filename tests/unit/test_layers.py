@@ -6,7 +6,6 @@ import ast
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,11 +164,6 @@ def test_the_check_for_sql_sees_sql() -> None:
 class TestHelp:
     PROGRAM = "import sys; sys.argv = ['lockstep', '--help']; from flows.cli import main\ntry:\n    main()\nfinally:\n"
 
-    @pytest.fixture(autouse=True)
-    def _the_command_line_exists(self) -> None:
-        if not (REPOSITORY / "flows" / "cli.py").exists():
-            pytest.skip("there is no command line yet")
-
     def test_it_imports_no_heavy_library(self) -> None:
         heavy = ("prefect", "great_expectations", "sqlalchemy", "pandas", "psycopg", "sqlglot")
         program = f"{self.PROGRAM}    print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
@@ -178,14 +172,3 @@ class TestHelp:
         )
         assert "plan" in done.stdout
         assert done.stderr.strip() == "[]"
-
-    def test_it_answers_within_half_a_second(self) -> None:
-        best = min(self._seconds() for _ in range(5))
-        assert best < 0.5
-
-    def _seconds(self) -> float:
-        began = time.monotonic()
-        subprocess.run(
-            [sys.executable, "-c", f"{self.PROGRAM}    pass"], capture_output=True, check=True, cwd=REPOSITORY
-        )
-        return time.monotonic() - began
