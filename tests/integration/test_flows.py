@@ -328,10 +328,7 @@ def test_going_back_before_the_switch_asks_nothing(notes: Target) -> None:
 def test_going_back_after_the_switch_needs_a_word_and_asks_again_next_time(notes: Target) -> None:
     from flows.rollback import rollback
 
-    plan = make_plan(notes)
-    hashes = {"schema_after": plan.schema_before}
-    phases = tuple(phase.model_copy(update=hashes) for phase in plan.phases)
-    register(notes, plan.model_copy(update={"phases": phases}))
+    register(notes, make_plan(notes))
     run(until="switch", approved_by="tester")
     with pytest.raises(RollbackRefused, match="has switched") as refused:
         rollback(NAME, "notes")

@@ -131,7 +131,7 @@ ACCEPTED = {
         1,
     ),
     "split": (
-        "ALTER TABLE person ADD first text NOT NULL, ADD last text NOT NULL CHECK (last <> ''), DROP name",
+        "ALTER TABLE person ADD first text NOT NULL, ADD last text NOT NULL, DROP name",
         "{person.first: {up: \"split_part(name, ' ', 1)\", down: {name: \"first || ' ' || last\"}},"
         " person.last: {up: \"split_part(name, ' ', 2)\"}}",
         1,

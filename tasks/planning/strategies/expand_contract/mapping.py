@@ -14,6 +14,7 @@ from psycopg import sql
 
 from tasks.planning.catalog import Column, Table
 from tasks.planning.errors import SpecError, Unsupported
+from tasks.planning.expressions import is_same
 from tasks.planning.names import TableName, display
 from tasks.planning.parser import column_references
 from tasks.planning.plan import Assignment, MappedGroup
@@ -103,10 +104,11 @@ class Group:
         return (
             len(self.old.columns) == len(self.new.columns) == 1
             and self.old.columns[0].type == self.new.columns[0].type
+            and self.old.columns[0].collation == self.new.columns[0].collation
             and not self.raising
             and len(self.up) == len(self.down) == 1
-            and self.up[0].expression.strip("()").strip('"') == self.old.columns[0].name
-            and self.down[0].expression.strip("()").strip('"') == self.new.columns[0].name
+            and is_same(self.up[0].expression, _plain(self.old.columns[0].name))
+            and is_same(self.down[0].expression, _plain(self.new.columns[0].name))
         )
 
     def as_plan(self) -> MappedGroup:
