@@ -14,7 +14,8 @@ from flows import console
 from tasks import prefect_server
 from tasks.application.application import Application
 from tasks.application.closing import closing_lines
-from tasks.application.stage import KILLED, MIGRATION, Stage, stage
+from tasks.application.stage import MIGRATION, Stage, stage
+from tasks.application.terminal import KILLED
 from tasks.planning.errors import MigrationError, UsageError
 
 STRATEGY = "expand-contract"

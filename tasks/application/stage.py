@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +12,7 @@ import psycopg
 from psycopg import sql
 
 from tasks.application.drink_water import EXAMPLE, fill
+from tasks.application.terminal import Terminal
 from tasks.database import server
 from tasks.database.catalog import snapshot
 from tasks.database.connection import Target, connect, variable_name
@@ -27,7 +25,6 @@ from tasks.planning.schema_hash import schema_hash
 MIGRATION = "intake-v2"
 DATABASE = "drink-water"
 TABLE = "water_intake"
-KILLED = -9
 INTAKES_PER_USER = 40
 
 Say = Callable[[str], None]
@@ -35,12 +32,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Stage:
-    """The demo's database, and `lockstep` in processes of its own, so that one can be killed."""
+    """The demo's database, and a terminal on which commands are given."""
 
     target: Target
     folder: Path
+    terminal: Terminal = field(repr=False)
     say: Say = field(repr=False)
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def spec(self) -> Path:
@@ -49,23 +46,10 @@ class Stage:
     def lockstep(self, *arguments: str, code: int = 0, crash_at: str | None = None) -> None:
         """Run one command and show what it prints. Raises MigrationError unless it ends with ``code``."""
         self.say(f"$ lockstep {' '.join(arguments)}")
-        variables = {variable_name(DATABASE): self.target.conninfo, "PYTHONUNBUFFERED": "1"}
-        if crash_at is not None:
-            variables[VARIABLE] = crash_at
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
-            env=os.environ | self.environment | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        with process:
-            for line in process.stdout or ():
-                self.say(f"  | {line.rstrip()}")
-        if process.returncode != code:
+        found = self.terminal.run(arguments, {VARIABLE: crash_at} if crash_at else {}, self.say)
+        if found != code:
             raise MigrationError(
-                f"The demo stops: `lockstep {' '.join(arguments)}` ended with {process.returncode}, not with {code}.",
+                f"The demo stops: `lockstep {' '.join(arguments)}` ended with {found}, not with {code}.",
                 remedy="Its own message stands above.",
             )
 
@@ -106,4 +90,5 @@ def stage(*, rows: int, say: Say) -> Iterator[Stage]:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
         target = Target(DATABASE, embedded.url("lockstep_demo"))
         fill(target.conninfo, intakes=rows, users=max(20, rows // INTAKES_PER_USER))
-        yield Stage(target, folder, say)
+        with Terminal({variable_name(DATABASE): target.conninfo}) as terminal:
+            yield Stage(target, folder, terminal, say)
