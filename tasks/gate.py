@@ -53,10 +53,14 @@ def _gate_of(phase: Phase, name: str) -> Gate:
 
 def evaluate(standing: Standing, phase: Phase, gate: str, target: Target) -> GateResult:
     """Run a gate of the plan and return what it found; records nothing."""
-    chosen = _gate_of(phase, gate)
+    return ask(_gate_of(phase, gate), phase.name, standing, target)
+
+
+def ask(chosen: Gate, phase: str, standing: Standing, target: Target) -> GateResult:
+    """Evaluate a gate, of the plan or made for the moment."""
     return run_gate(
         chosen,
-        phase=phase.name,
+        phase=phase,
         target=target,
         settings=standing.plan.settings,
         docs=docs_folder(standing.name),

@@ -9,14 +9,14 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.approval import present_user
 from tasks.database.catalog import snapshot
-from tasks.database.connection import connect
+from tasks.database.connection import Target, connect
 from tasks.database.ledger import Ledger
 from tasks.databases import target_of
-from tasks.gate import evaluate, main_gate, tell
+from tasks.gate import ask, evaluate, main_gate, tell
 from tasks.narration import say
 from tasks.outcome import Outcome
 from tasks.planning.errors import RollbackRefused, RunnerBusy, SchemaChanged, UsageError
-from tasks.planning.plan import Irreversible, Phase
+from tasks.planning.plan import Gate, Irreversible, Phase
 from tasks.planning.schema_hash import schema_hash
 from tasks.planning.states import MigrationState, PhaseState, StepState
 from tasks.secrecy import discreet
@@ -55,12 +55,30 @@ def assess(migration: str, database: str, to: str | None, old_version_deployed: 
             compared = main_gate(standing.plan.phases)
             if compared is not None:
                 tell(evaluate(standing, compared[0], compared[1].name, target))
+            _refuse_unheld(standing, target)
         with connect(target, role="rollback") as connection:
             ledger = Ledger(connection)
             if standing.state is not MigrationState.PLANNED:
                 ledger.set_state(migration, MigrationState.ROLLING_BACK)
             ledger.event(migration, "rollback", {"who": present_user(), "to": to or "", "after_switch": after_switch})
         return tuple(phase.name for phase in phases)
+
+
+def _refuse_unheld(standing: Standing, target: Target) -> None:
+    """Refuse to go back while rows hold values that the old shape's constraints would not take back."""
+    gates = [gate for phase in standing.plan.phases for gate in (phase.gate_before, phase.gate_after) if gate]
+    checks = {check.id: check for gate in gates for check in gate.checks if check.kind == "unheld"}
+    if not checks:
+        return
+    gate = Gate(name="way-back", title="The old shape holds every value", checks=tuple(checks.values()))
+    result = ask(gate, "rollback", standing, target)
+    failing = [check.summary for check in result.checks if not check.success]
+    if failing:
+        raise RollbackRefused(
+            f"{standing.name} cannot go back yet: {'; '.join(failing)}.",
+            safety="Nothing was changed: both shapes are there, and the new one has every value.",
+            remedy="Write values into these rows' new columns that the old shape can hold, then roll back again.",
+        )
 
 
 def to_undo(standing: Standing, to: str | None) -> tuple[Phase, ...]:

@@ -251,7 +251,7 @@ def _is_lockstep(item: parser.Parsed) -> bool:
     """Whether the statement makes or sets a sync trigger, whose function is not in the dump."""
     return item.name in ("create_trig_stmt", "alter_table_stmt") and bool(
         re.search(
-            rf"EXECUTE FUNCTION {LOCKSTEP_SCHEMA}\.|(ENABLE|DISABLE)( \w+)? TRIGGER {LOCKSTEP_SCHEMA}_", item.text
+            rf"EXECUTE FUNCTION {LOCKSTEP_SCHEMA}\.|(ENABLE|DISABLE)( \w+)? TRIGGER \S*{LOCKSTEP_SCHEMA}_", item.text
         )
     )
 

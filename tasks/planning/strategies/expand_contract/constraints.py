@@ -160,6 +160,7 @@ def _rename(change: TableChange, current: str, final: str) -> str:
 
 def _unique(change: TableChange, constraint: Constraint) -> Contribution:
     injective.require(change, constraint.name, constraint.columns, "up")
+    injective.require_twin(change, constraint.name, constraint.columns)
     if "NULLS NOT DISTINCT" in constraint.definition and change.unfilled_bits(constraint.columns):
         raise Unsupported(
             f"the constraint {constraint.name} (NULLS NOT DISTINCT) over mapped columns of {change.name}",

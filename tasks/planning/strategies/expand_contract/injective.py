@@ -79,3 +79,26 @@ def require(change: TableChange, constraint: str, columns: tuple[str, ...], way:
                     instead="Use a mapping that keeps different values different (a rename, a widening cast, AT TIME "
                     "ZONE 'UTC'), or drop the constraint in a migration of its own first.",
                 )
+
+
+def require_twin(change: TableChange, constraint: str, columns: tuple[str, ...]) -> None:
+    """Refuse a unique constraint over mapped columns that the old shape does not have: the old application knows none.
+
+    Over columns that nothing fills it may come: the old application never gives them a value.
+    """
+    old_name = {
+        new.name: old.name
+        for group in change.groups
+        if len(group.new.columns) == len(group.old.columns) == 1
+        for new, old in zip(group.new.columns, group.old.columns, strict=True)
+    }
+    if not set(columns) & change.mapped:
+        return
+    wanted = {old_name.get(name, name) for name in columns}
+    unique = [set(index.columns) for index in change.before.indexes if index.unique]
+    if wanted not in unique:
+        raise Unsupported(
+            f"the new unique constraint {constraint} of {change.name} over {', '.join(columns)}: the old application "
+            "does not know it, and its statements could fail for it while both versions run",
+            instead="Add it in a migration of its own after contract.",
+        )

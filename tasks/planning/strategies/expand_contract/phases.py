@@ -368,7 +368,9 @@ class _Gates:
 
 
 def _during(work: Work) -> Table:
-    return expanded(work.change.before, work.change.new) if work.has_sync else work.change.before
+    if work.has_sync:
+        return expanded(work.change.before, work.change.new)
+    return work.change.before.model_copy(update={"columns": (*work.change.before.columns, *work.change.new)})
 
 
 def _coming(work: Work) -> Coming:
