@@ -36,7 +36,7 @@ def expand_contract(
 
     `until`: a phase to stop after; `approved_by`: who gives every approval. Prefect stores them all in plain text.
     """
-    planned = plan_migration(migration, database)
+    planned = plan_migration(migration, database, until)
     if not planned.phases:
         return Outcome("nothing", planned.name, planned.database, f"{planned.name}: nothing to do.")
     return _Run(planned, until, approved_by, waive_soak).carry_on()

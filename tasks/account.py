@@ -45,6 +45,12 @@ def _safe(standing: Standing) -> str:
             f"Yes: every write of the application stands. {failing:,} row(s) could not be brought into the other shape "
             "and are marked; the next gate stops on them."
         )
+    red = [record.gate for record in standing.gates.values() if not record.success]
+    if red and standing.state is MigrationState.FAILED:
+        return (
+            f"The gate {', '.join(red)} fails, so look at what it names before going on. No write of the application "
+            "is lost: each step is done entirely or not at all, and the old shape is complete until contract."
+        )
     match standing.state:
         case MigrationState.FINISHED | MigrationState.CLEANED:
             return "Yes: what was carried out is committed."
@@ -69,7 +75,7 @@ def _next(standing: Standing) -> str:
             return f"lockstep rollback {name}   (goes on with going back)"
         case MigrationState.FAILED:
             why = standing.record.error or _phase_error(standing) or "it failed"
-            return f"{why} Repair the cause, then:  {run}"
+            return f"{why}\n  Repair the cause, then:  {run}"
         case MigrationState.PLANNED | MigrationState.RUNNING | MigrationState.WAITING:
             wait = standing.waits_for
             if wait is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -17,7 +19,7 @@ from tasks.plan_source import database_in, is_spec, make_plan
 from tasks.planning.errors import UnknownMigration, UsageError
 from tasks.planning.plan import Plan
 from tasks.planning.report import render
-from tasks.planning.spec import LoadedSpec, load
+from tasks.planning.spec import LoadedSpec, PhaseName, load
 from tasks.planning.states import UNFINISHED
 from tasks.secrecy import discreet
 
@@ -32,19 +34,33 @@ class Planned:
 
 
 @task(name="plan", task_run_name="plan", cache_policy=NO_CACHE, persist_result=False, retries=0)
-def plan_migration(migration: str, database: str | None) -> Planned:
+def plan_migration(migration: str, database: str | None, until: str | None = None) -> Planned:
     """Plan a migration and record it, or take up one that is recorded and unfinished.
 
-    ``migration`` is the path of a spec, or the name of a recorded migration (which needs ``database``).
+    ``migration`` is the path of a spec, or the name of a recorded migration (which needs ``database``). Raises
+    UsageError for an ``until`` that is no phase of the plan: such a run would go on to the end.
     """
     with discreet():
-        if not is_spec(migration):
-            return _recorded(migration, database)
-        loaded = load(Path(migration))
-        target = target_of(database or database_in(loaded))
-        with connect(target, role="plan") as connection:
-            stored = Ledger(connection).migration(loaded.spec.name)
-        return _register(loaded, make_plan(loaded, target, stored), target)
+        if until is not None and until not in get_args(PhaseName):
+            raise _no_such_phase(until, get_args(PhaseName))
+        planned = _planned(migration, database)
+        if until is not None and planned.phases and until not in planned.phases:
+            raise _no_such_phase(until, planned.phases)
+        return planned
+
+
+def _no_such_phase(until: str, phases: Sequence[str]) -> UsageError:
+    return UsageError(f"There is no phase {until!r} to stop after.", remedy=f"Phases: {', '.join(phases)}.")
+
+
+def _planned(migration: str, database: str | None) -> Planned:
+    if not is_spec(migration):
+        return _recorded(migration, database)
+    loaded = load(Path(migration))
+    target = target_of(database or database_in(loaded))
+    with connect(target, role="plan") as connection:
+        stored = Ledger(connection).migration(loaded.spec.name)
+    return _register(loaded, make_plan(loaded, target, stored), target)
 
 
 def _register(loaded: LoadedSpec, plan: Plan, target: Target) -> Planned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Stage:
 
     def lockstep(self, *arguments: str, code: int = 0, crash_at: str | None = None) -> None:
         """Run one command and show what it prints. Raises MigrationError unless it ends with ``code``."""
-        self.say(f"$ lockstep {' '.join(arguments)}")
+        self.say(f"$ lockstep {shlex.join(arguments)}")
         found = self.terminal.run(arguments, {VARIABLE: crash_at} if crash_at else {}, self.say)
         if found != code:
             raise MigrationError(

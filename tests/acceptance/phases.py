@@ -24,6 +24,7 @@ def forward(target: Target, name: str) -> None:
     for phase in _phases(target, name, lambda state: state is not PhaseState.DONE):
         with open_runner(target, name) as runner:
             runner.run_phase(phase, ignore)
+            runner.finish_phase(phase)
 
 
 def backward(target: Target, name: str) -> None:
