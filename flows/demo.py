@@ -13,6 +13,7 @@ import time
 from flows import console
 from tasks import prefect_server
 from tasks.application.application import Application
+from tasks.application.client import Pace
 from tasks.application.closing import closing_lines
 from tasks.application.stage import MIGRATION, Stage, stage
 from tasks.application.terminal import KILLED
@@ -21,17 +22,14 @@ from tasks.planning.errors import MigrationError, UsageError
 
 STRATEGY = "expand-contract"
 CLIENTS = 4
+THINKING = 0.04
+"""Seconds between two operations of a client: eight clients leave two cores room for the migration."""
 LINGER = 1.0
 """Seconds for which the application goes on in a state before the next command changes it."""
-ROWS_PER_BATCH_BEFORE_KILL = 10_000
-"""The kill comes after as many batches as the rows have ten thousands: in the middle of the table."""
 
 
 def run(*, strategy: str, rows: int) -> int:
-    """Play the demo with so many intakes and return the exit code: 0 only if everything was equal.
-
-    Raises UsageError for a strategy that is not built yet, MigrationError when a command ends unexpectedly.
-    """
+    """Play the demo with so many intakes and return the exit code: 0 only if everything was equal."""
     if strategy != STRATEGY:
         raise UsageError(f"The strategy {strategy} is not built yet.", remedy=f"There is: --strategy {STRATEGY}")
     began = time.monotonic()
@@ -41,11 +39,13 @@ def run(*, strategy: str, rows: int) -> int:
         if "PREFECT_API_URL" not in os.environ:
             # One server for all the commands below: each would start and stop its own otherwise.
             stack.enter_context(prefect_server.serving(prefect_server.free_port()))
-        application = stack.enter_context(Application(play.target.conninfo))
+        play.terminal.warm_up()
+        play.loaded()
+        application = stack.enter_context(Application(play.target.conninfo, pace=Pace(pause=THINKING)))
         heading(f"{CLIENTS} clients of the old application version start; they never stop writing")
         application.set_shapes(old=CLIENTS, new=0)
         there_and_back(play, application)
-        killed_and_resumed(play, application, rows)
+        killed_and_resumed(play, rows)
         switched(play, application)
         contracted(play, application)
         application.set_shapes(old=0, new=0)
@@ -58,7 +58,6 @@ def there_and_back(play: Stage, application: Application) -> None:
     heading("1. There and back: expand and backfill, then a rollback")
     before = play.schema()
     play.lockstep("run", str(play.spec), "--until", "backfill")
-    time.sleep(LINGER)
     play.lockstep("rollback", MIGRATION, "--database", play.target.name)
     comparison = application.compare()
     if not comparison.equal or play.schema() != before:
@@ -66,10 +65,11 @@ def there_and_back(play: Stage, application: Application) -> None:
     say(f"Rolled back: the schema is as before, all {comparison.intakes:,} intakes are as the application knows them.")
 
 
-def killed_and_resumed(play: Stage, application: Application, rows: int) -> None:
+def killed_and_resumed(play: Stage, rows: int) -> None:
     """Carry the migration up to the switch; the first runner is killed in mid-backfill."""
     heading("2. Again, and kill -9 in the middle of the backfill")
-    batches = max(1, rows // ROWS_PER_BATCH_BEFORE_KILL)
+    play.terminal.warm_up()
+    batches = max(1, rows // 6_000)  # in the middle of the table, with batches as large as they usually become
     play.lockstep("run", str(play.spec), code=KILLED, crash_at=f"during:{play.backfill_step()}:{batches}")
     done, total = play.filled()
     say(f"Killed with {done:,} of {total:,} rows done. The application notices nothing; the same command goes on:")
@@ -112,7 +112,7 @@ def judged(play: Stage, application: Application) -> int:
 
 
 def heading(text: str) -> None:
-    console.out().print(f"\n{text}", style="bold", markup=False)
+    say(f"\n{text}")
 
 
 def say(text: str) -> None:

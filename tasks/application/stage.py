@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,11 @@ class Stage:
     folder: Path
     terminal: Terminal = field(repr=False)
     say: Say = field(repr=False)
+    _loading: Future[None] = field(repr=False)
+
+    def loaded(self) -> None:
+        """Wait until all rows are there."""
+        self._loading.result()
 
     @property
     def spec(self) -> Path:
@@ -81,7 +87,7 @@ class Stage:
 
 @contextmanager
 def stage(*, rows: int, say: Say) -> Iterator[Stage]:
-    """Start the embedded server and load a fresh drink-water database; it stays there after the block, to look at."""
+    """Start the embedded server and begin to load a fresh database, which stays after the block, to look at."""
     folder = platformdirs.user_data_path("lockstep") / "demo"
     folder.mkdir(parents=True, exist_ok=True)
     with server.serving() as embedded:
@@ -90,6 +96,7 @@ def stage(*, rows: int, say: Say) -> Iterator[Stage]:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
             connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
         target = Target(DATABASE, embedded.url("lockstep_demo"))
-        fill(target.conninfo, intakes=rows, users=max(20, rows // INTAKES_PER_USER))
-        with Terminal({variable_name(DATABASE): target.conninfo}) as terminal:
-            yield Stage(target, folder, terminal, say)
+        with ThreadPoolExecutor(1) as pool, Terminal({variable_name(DATABASE): target.conninfo}) as terminal:
+            users = max(20, rows // INTAKES_PER_USER)
+            loading = pool.submit(fill, target.conninfo, intakes=rows, users=users)
+            yield Stage(target, folder, terminal, say, loading)

@@ -1,7 +1,8 @@
 """The command line in a process that can be killed, and that stays for the next command as long as it is not.
 
 Prefect and Great Expectations take some eight seconds to import; six commands of the demo need not wait for that six
-times. A command that dies takes the process with it, and the next one starts in a new process, as a user's would.
+times. A command that dies takes its process with it; the next one is given to a second process, which has imported
+both meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ KILLED = -signal.SIGKILL
 _END = "\0exit "
 # Runs in the other process. The environment of a command holds for that command only.
 _SERVE = f"""
-import json, os, sys
+import json, os, sys, warnings
+from tasks.prefect_server import prepare
+prepare()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import great_expectations, prefect.main
 from flows.cli import run_cli
 for line in sys.stdin:
     request = json.loads(line)
@@ -38,7 +44,7 @@ class Terminal:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
-        self._process: subprocess.Popen[str] | None = None
+        self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Terminal:
         return self
@@ -46,17 +52,16 @@ class Terminal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None:
-            with self._process as process:
+        for process in self._processes:
+            with process:
                 if process.stdin:
                     process.stdin.close()
-            self._process = None
 
     def run(self, arguments: Sequence[str], environment: Mapping[str, str], say: Callable[[str], None]) -> int:
         """Run one command, pass on the lines it prints, and return its exit code, negative for a signal."""
-        if self._process is None:
-            self._process = self._start()
-        process = self._process
+        if not self._processes:
+            self.warm_up()
+        process = self._processes[0]
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the process has no pipes")
         process.stdin.write(json.dumps({"arguments": list(arguments), "environment": dict(environment)}) + "\n")
@@ -65,9 +70,13 @@ class Terminal:
             if line.startswith(_END):
                 return int(line.removeprefix(_END))
             say(f"  | {line.rstrip()}")
-        self._process = None
+        del self._processes[0]
         with process:
             return process.wait()
+
+    def warm_up(self) -> None:
+        """Start a process that takes over when the present one is killed, or that serves the first command."""
+        self._processes.append(self._start())
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
