@@ -90,7 +90,9 @@ def stage(*, rows: int, say: Say) -> Iterator[Stage]:
     """Start the embedded server and begin to load a fresh database, which stays after the block, to look at."""
     folder = platformdirs.user_data_path("lockstep") / "demo"
     folder.mkdir(parents=True, exist_ok=True)
-    with server.serving() as embedded:
+    # Two servers, as in life: the planner tries things out on its own one, and the checkpoints that its scratch
+    # databases cost do not disturb the application's. It stays up from plan to plan.
+    with server.serving(), server.serving(folder=folder / "server") as embedded:
         name = sql.Identifier("lockstep_demo")
         with psycopg.connect(embedded.url("postgres"), autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
