@@ -194,6 +194,11 @@ def server_major() -> int:
     return int(_ask(address, "SHOW server_version_num")) // 10000 if address else DEFAULT_MAJOR
 
 
+def scratch_major() -> int:
+    """Return the major version of the embedded server on which schemas of the session's server are cloned."""
+    return 16 if server_major() <= 16 else 18
+
+
 def _ask(address: str, question: LiteralString) -> str:
     with psycopg.connect(address) as connection:
         row = connection.execute(question).fetchone()

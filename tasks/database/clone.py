@@ -16,6 +16,8 @@ import os
 import re
 import secrets
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +30,7 @@ from psycopg.rows import TupleRow
 from tasks.database.catalog import snapshot
 from tasks.database.connection import Target, connect, scrubbed, session_limits
 from tasks.database.inspection import ServerFacts
-from tasks.database.server import EmbeddedServer, program, start
+from tasks.database.server import EmbeddedServer, program, serving
 from tasks.planning import parser
 from tasks.planning.catalog import Catalog
 from tasks.planning.errors import (
@@ -164,17 +166,19 @@ def _drop_abandoned(scratch: Target) -> None:
                 conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def choose_scratch(target: Target, facts: ServerFacts) -> EmbeddedServer | Target:
-    """Return where to clone: the embedded server of the nearest major version, else the target's own server.
+@contextmanager
+def scratch_place(target: Target, facts: ServerFacts) -> Iterator[EmbeddedServer | Target]:
+    """Yield where to clone: the embedded server of the nearest major version, else the target's own server.
 
-    The target's server is taken when the schema needs extensions that the embedded one lacks.
+    The target's server is taken when the schema needs extensions that the embedded one lacks. The embedded server runs
+    for the length of the block at least, and as long as any other process is in such a block.
     """
-    server = start(16 if facts.major <= 16 else 18)
-    with connect(target, role="plan") as conn:
-        installed = _names(conn, "SELECT extname FROM pg_extension")
-    with connect(Target("scratch", server.url("postgres")), role="scratch") as conn:
-        available = _names(conn, "SELECT name FROM pg_available_extensions")
-    return server if installed <= available else target
+    with serving(16 if facts.major <= 16 else 18) as server:
+        with connect(target, role="plan") as conn:
+            installed = _names(conn, "SELECT extname FROM pg_extension")
+        with connect(Target("scratch", server.url("postgres")), role="scratch") as conn:
+            available = _names(conn, "SELECT name FROM pg_available_extensions")
+        yield server if installed <= available else target
 
 
 def dump_schema(target: Target) -> str:

@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 
 from tasks.database import ledger
 from tasks.database.catalog import snapshot
-from tasks.database.clone import SchemaClone, choose_scratch
+from tasks.database.clone import SchemaClone, scratch_place
 from tasks.database.connection import Target, connect
 from tasks.database.inspection import check_privileges, require_usable
 from tasks.database.mappings import Mappings
@@ -48,7 +48,7 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
         if done is not None:
             return done
         settings = (*PINNED, ("search_path", _search_path(live)))
-    with SchemaClone(target, choose_scratch(target, facts)) as clone:
+    with scratch_place(target, facts) as place, SchemaClone(target, place) as clone:
         before, after = _meaning(clone, parsed, settings)
         before = _with_sizes(before, clone.live)
         intent = intent_of(loaded, target.name, before, settings)

@@ -1,7 +1,8 @@
 """The proof of a plan: its own statements, run on clones of the schema before anything touches the real one.
 
 On a clone every phase is carried out and must lead to exactly the catalog that the user's SQL leads to; no step may
-rewrite a table; on a second clone everything is undone again, phase by phase, and must lead back to where it began.
+rewrite a table; on a second clone rows are written through the sync (`tasks.database.rehearsal`), and everything is
+undone again, phase by phase, and must lead back to where it began.
 The schema hashes of the plan come from here, so a plan that exists has been carried out once already.
 
 Locks: none on the real database; the clones are scratch databases.
@@ -16,12 +17,14 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
+from tasks.database import ledger
 from tasks.database.catalog import snapshot
 from tasks.database.clone import SchemaClone
 from tasks.database.connection import connect
+from tasks.database.rehearsal import rehearse
 from tasks.planning.catalog import Catalog
 from tasks.planning.errors import Unsupported
-from tasks.planning.names import LOCKSTEP_SCHEMA, TableName
+from tasks.planning.names import TableName
 from tasks.planning.plan import (
     Action,
     Analyze,
@@ -35,6 +38,8 @@ from tasks.planning.plan import (
     Transaction,
 )
 from tasks.planning.schema_hash import describe_difference, digest, schema_hash, schema_text
+
+REHEARSED_AFTER = ("expand", "switch")
 
 
 def prove(plan: Plan, clone: SchemaClone, target: Catalog) -> Plan:
@@ -56,12 +61,12 @@ def prove(plan: Plan, clone: SchemaClone, target: Catalog) -> Plan:
         _compare("the plan", schema_text(target, plan.scope), schema_text(snapshot(connection), plan.scope))
     with connect(clone.fresh(), role="proof", settings=plan.settings) as connection:
         _prepare(connection)
-        _there_and_back(plan, connection)
+        _there_and_back(plan, connection, target)
     return plan
 
 
 def _prepare(connection: psycopg.Connection[TupleRow]) -> None:
-    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(LOCKSTEP_SCHEMA)))
+    ledger.install(connection)  # the sync records its failures there
 
 
 def _carry_out(plan: Plan, connection: psycopg.Connection[TupleRow], start: Catalog) -> tuple[Phase, ...]:
@@ -81,13 +86,15 @@ def _carry_out(plan: Plan, connection: psycopg.Connection[TupleRow], start: Cata
     return tuple(phases)
 
 
-def _there_and_back(plan: Plan, connection: psycopg.Connection[TupleRow]) -> None:
+def _there_and_back(plan: Plan, connection: psycopg.Connection[TupleRow], target: Catalog) -> None:
     texts = []
     reversible = [phase for phase in plan.phases if not any(isinstance(s.undo, Irreversible) for s in phase.steps)]
     for phase in reversible:
         texts.append(schema_text(snapshot(connection), plan.scope))
         for step in phase.steps:
             _perform(connection, step, (step.action,))
+        if phase.name in REHEARSED_AFTER:
+            rehearse(plan, connection, target, after=phase.name)
     for phase, before in zip(reversed(reversible), reversed(texts), strict=True):
         for step in reversed(phase.steps):
             if not isinstance(step.undo, Irreversible):

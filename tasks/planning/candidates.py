@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 MOST_ROWS = 2_000
 """Combinations of several columns' candidates are cut off here."""
 
 _WITH_MODIFIER = re.compile(r"(?P<base>[^(]*?)\s*(?:\((?P<first>\d+)(?:,\s*(?P<second>-?\d+))?\))?(?P<rest>\D*)")
+
+_WORDS = re.compile(r"'((?:[^']|'')*)'")
+_NUMBERS = re.compile(r"(?<![\w.])\d{1,6}(?:\.\d{1,6})?(?![\w.])")
+_WHOLE = re.compile(r"(?<![\w.])\d{1,4}(?![\w.])")
 
 _INTEGERS = {"smallint": 15, "integer": 31, "bigint": 63}
 _FIXED: dict[str, tuple[str, ...]] = {
@@ -60,6 +64,28 @@ def values(type_: str) -> tuple[str, ...]:
             return tuple(dict.fromkeys(value[:longest] for value in ("", "x", "Ä", "0", " x", "x" * longest)))
         case _:
             return _FIXED.get(base, ())
+
+
+def literals(type_: str, expressions: Iterable[str]) -> tuple[str, ...]:
+    """Return the constants that expressions name and that a column of this type may take: words or numbers.
+
+    Where a CHECK admits a few values only, the edges of the type are not among them.
+
+    >>> literals("text", ["((unit = ANY (ARRAY['ML'::text, 'OZ'::text])))"])
+    ('ML', 'OZ')
+    >>> literals("integer", ["(((n >= 5) AND (n <= 10)))", "n = '7'::integer"])
+    ('5', '10', '7')
+    """
+    match = _WITH_MODIFIER.fullmatch(type_)
+    base = match["base"] + match["rest"] if match else ""
+    if base in ("text", "character varying", "character"):
+        longest = int(match["first"]) if match and match["first"] else None
+        found = (word.replace("''", "'") for text in expressions for word in _WORDS.findall(text))
+        return tuple(dict.fromkeys(word for word in found if longest is None or len(word) <= longest))
+    if base in _INTEGERS or base == "numeric":
+        pattern = _NUMBERS if base == "numeric" else _WHOLE
+        return tuple(dict.fromkeys(number for text in expressions for number in pattern.findall(text)))
+    return ()
 
 
 def rows(types: Mapping[str, tuple[str | None, ...]]) -> Iterator[dict[str, str | None]]:

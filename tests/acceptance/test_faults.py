@@ -22,7 +22,7 @@ from tasks.application.application import Application
 from tasks.application.client import Pace
 from tasks.application.drink_water import EXAMPLE, fill
 from tasks.database.connection import Target
-from tasks.database.installation import run_as_server
+from tasks.database.installation import give_to_server, run_as_server
 from tasks.database.server import EmbeddedServer, program, start
 from tests.acceptance.harness import VARIABLE, Lockstep, catalog_text, content, execute, query
 from tests.acceptance.shell import ROOT, Answer, run_once
@@ -196,6 +196,8 @@ def test_a_standby_is_refused(lockstep: Lockstep, own_server: EmbeddedServer, sp
 def standby_of(primary: EmbeddedServer) -> Iterator[Target]:
     """A hot standby of a server, made by pg_basebackup."""
     folder = primary.data.parent / f"{primary.data.name}-standby"
+    folder.mkdir()
+    give_to_server(folder, 0o700)
     copied = run_as_server(
         [program("pg_basebackup"), "--dbname", primary.url("postgres"), "--pgdata", folder, "--write-recovery-conf"]
     )
@@ -235,11 +237,9 @@ BAD_DATA = {
     ),
     "duplicates": BadData(
         b"UPDATE person SET code = '7' WHERE id IN (8, 9);",
-        "name: unique\ndatabase: acceptance\n"
-        "change: |\n  ALTER TABLE person RENAME COLUMN code TO tag;\n"
-        "  ALTER TABLE person ADD CONSTRAINT tag_key UNIQUE (tag);\n",
-        "uplicate",
-        2,
+        "name: unique\ndatabase: acceptance\nchange: CREATE UNIQUE INDEX person_code_key ON person (code);\n",
+        "person_code_key",
+        3,
     ),
     "a rule": BadData(
         b"UPDATE person SET code = '-5' WHERE id = 3;",

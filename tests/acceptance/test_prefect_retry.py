@@ -23,6 +23,7 @@ from tasks.database import server as embedded
 from tasks.database.connection import Target
 from tasks.planning.states import MigrationState, PhaseState
 from tasks.standing import standing_of
+from tests.conftest import scratch_major
 
 ROOT = Path(__file__).parents[2]
 SPEC = "examples/drink-water/intake-v2.yaml"
@@ -47,7 +48,7 @@ def environment(drink_water: Target, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.setenv("LOCKSTEP_DRINK_WATER_URL", drink_water.conninfo)
     monkeypatch.setenv("PREFECT_WORKER_QUERY_SECONDS", "1")
-    with embedded.serving(), prefect_server.serving(prefect_server.free_port(), tmp_path) as server:
+    with embedded.serving(scratch_major()), prefect_server.serving(prefect_server.free_port(), tmp_path) as server:
         yield os.environ | prefect_server.PRIVATE | {"PREFECT_API_URL": server.url}
 
 

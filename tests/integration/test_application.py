@@ -195,6 +195,8 @@ def test_the_stall_of_a_lock_is_measured(filled: Target) -> None:
         time.sleep(0.2)
         with blocker.transaction():
             blocker.execute("LOCK TABLE water_intake IN ACCESS EXCLUSIVE MODE")
+            while blocker.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,):
+                time.sleep(0.01)
             time.sleep(0.6)
         time.sleep(0.2)
     assert application.report().latency.worst >= 500

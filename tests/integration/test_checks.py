@@ -232,6 +232,13 @@ class TestParity:
         found = evaluate(both, check)
         assert (found.failing, found.evaluated) == (1, INTAKES)
 
+    def test_what_down_rounded_may_be_more_than_up_can_take(self, both: Connection) -> None:
+        """A value that the new application wrote: `up` of what became of it overflows numeric(8,2)."""
+        both.execute("UPDATE water_intake SET volume_ml = 999999.99, volume = 1000000, volume_unit = 'ML' WHERE id = 9")
+        at = table(both, "water_intake")
+        assert evaluate(both, parity(VOLUME, at)).failing == 0
+        assert evaluate(both, aggregates(VOLUME, at)).failing == 0
+
     def test_the_bits_of_another_group_do_not_count(self, both: Connection) -> None:
         both.execute("UPDATE water_intake SET lockstep_pending = 1 WHERE id = 12")
         assert evaluate(both, parity(VOLUME, table(both, "water_intake"))).failing == 0

@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from tasks.database import clone as clone_module
 from tasks.database.catalog import snapshot
-from tasks.database.clone import SCRATCH_PREFIX, SchemaClone, choose_scratch, dump_schema
+from tasks.database.clone import SCRATCH_PREFIX, SchemaClone, dump_schema, scratch_place
 from tasks.database.connection import Target, connect
 from tasks.database.inspection import inspect_server
 from tasks.database.server import EmbeddedServer
@@ -141,16 +141,18 @@ def test_the_clone_is_made_where_the_schema_s_extensions_are(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     with connect(database, role="test") as conn:
         facts = inspect_server(conn)
-        chosen = choose_scratch(database, facts)
-        assert isinstance(chosen, EmbeddedServer)
-        try:
+        with scratch_place(database, facts) as chosen:
+            assert isinstance(chosen, EmbeddedServer)
+            assert chosen.running
             assert chosen.major == (16 if facts.major <= 16 else 18)
             # No extension exists that the embedded server lacks and this one has: one is renamed to look like it.
             conn.execute("SET allow_system_table_mods = on")
             conn.execute("UPDATE pg_extension SET extname = 'nowhere' WHERE extname = 'plpgsql'")
-            assert choose_scratch(database, facts) == database
-        finally:
-            chosen.remove()
+            with scratch_place(database, facts) as other:
+                assert other == database
+            assert chosen.running, "a block inside another one stopped the server"
+        assert not chosen.running
+        chosen.remove()
 
 
 # ------------------------------------------------------------------------------------------------ roles and secrets

@@ -219,9 +219,9 @@ def test_an_interrupt_stops_the_sql_and_gives_the_lease_back(database: Target, n
     while ask(
         database, "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
     ) != [(0,)]:
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20, "the statement went on"
         time.sleep(0.05)
-    assert process.wait(timeout=10) != 0
+    assert process.wait(timeout=20) != 0
     process.communicate()
     assert ask(database, "SELECT count(*) FROM lockstep.lease") == [(0,)]
     assert ask(database, "SELECT state, error LIKE 'interrupted%' FROM lockstep.phase") == [("failed", True)]

@@ -1,4 +1,4 @@
-"""Aggregates of both shapes side by side. Shown, never a reason to stop: the shapes may differ by rounding."""
+"""Aggregates of both shapes side by side, to be looked at. What is wrong in a row, parity says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection
 from psycopg import sql
 
 from tasks.planning.catalog import Column, Table
-from tasks.planning.checks.parity import both_shapes
+from tasks.planning.checks.parity import agrees_by_down, both_shapes
 from tasks.planning.checks.rows import Heading, check_id, is_personal
 from tasks.planning.names import display
 from tasks.planning.plan import Check, MappedGroup
@@ -23,8 +23,9 @@ _MEAN = {"average": "avg({})"}
 
 
 def aggregates(group: MappedGroup, table: Table, *, personal: Collection[str] = (), left_out: int = 0) -> Check:
-    """Return the check that shows count, distinct values, minimum, maximum and average of ``up(old)`` and of new.
+    """Return the check that shows count, distinct values, minimum, maximum and average of what old says and of new.
 
+    Old says ``up(old)``, or new itself where ``down(new) = old``: what a lossy mapping lost is no difference here.
     ``failing`` counts the measures that differ. Minimum, maximum and average are of numbers and times only, and of
     no column that is personal or computed from personal ones.
     """
@@ -34,9 +35,12 @@ def aggregates(group: MappedGroup, table: Table, *, personal: Collection[str] = 
         column = table.column(assignment.column)
         if column is None:
             raise ValueError(f"{table.name} is not expanded: it lacks {assignment.column}")
+        new = sql.Identifier(f"n{number}")
+        said = sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(
+            agrees_by_down(group, table), new, sql.Identifier(f"u{number}")
+        )
         for name, form in _measures(column, secret).items():
-            sides = [sql.SQL(form).format(sql.Identifier(f"{side}{number}")) for side in ("u", "n")]
-            measures.append((f"{display(column.name)}.{name}", sides[0], sides[1]))
+            measures.append((f"{display(column.name)}.{name}", sql.SQL(form).format(said), sql.SQL(form).format(new)))
     heading = Heading(
         id=check_id("aggregates", table.name, *group.new),
         kind="aggregates",

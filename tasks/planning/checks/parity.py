@@ -1,8 +1,9 @@
 """Parity: the old shape of a table, projected through ``up``, against the new one, in one statement.
 
-A row's shapes agree when ``up(old) = new`` or ``down(new) = old``: the side that wrote last decides, and what a lossy
+A row's shapes agree when ``down(new) = old`` or ``up(old) = new``: the side that wrote last decides, and what a lossy
 mapping lost is not a difference. A row with one of the group's bits in the pending marker does not agree, and neither
-expression is evaluated for it, so that a recorded failure is counted here instead of failing the statement.
+expression is evaluated for it, so that a recorded failure is counted here instead of failing the statement. ``down`` is
+asked first, and ``up`` only where it does not agree: what `down` rounded may be more than `up` can take.
 
 The rows are cut into about 64 ranges of the key. For each, the sums of the rows' hashes on both sides are compared,
 where the expected side of a row is the new shape if the shapes agree and ``up(old)`` otherwise.
@@ -53,6 +54,7 @@ def parity(group: MappedGroup, table: Table, *, personal: Collection[str] = (), 
         _PARITY.format(
             both=both_shapes(group, table, key, left_out=left_out),
             key=key_text([f"k{number}" for number in range(len(key))], qualifier="c", hashed=hashed),
+            columns=sql.SQL(", ").join([*_positions(key), sql.SQL("pending")]),
             agrees=_agrees(group, table),
             expected=_names("u", len(group.up)),
             found=_names("n", len(group.up)),
@@ -91,12 +93,13 @@ _PARITY = sql.SQL(
     " count(*) FILTER (WHERE c.pending) AS pending, sum(c.expected) AS expected, sum(c.found) AS found,"
     " array_agg({key}) FILTER (WHERE NOT c.agrees AND c.nth <= {limit} AND {key} IS NOT NULL) AS sample"
     " FROM (SELECT b.*,"
-    " CASE WHEN b.agrees THEN b.found ELSE hashtextextended(ROW({expected})::text, 0) END AS expected,"
     " (row_number() OVER w - 1) / {rows} * {width} AS range,"
     " count(*) FILTER (WHERE NOT b.agrees) OVER w AS nth"
-    " FROM (SELECT a.*, {agrees} AS agrees, hashtextextended(ROW({found})::text, 0) AS found"
+    " FROM (SELECT {columns}, g.agrees, g.found,"
+    " CASE WHEN g.agrees THEN g.found ELSE hashtextextended(ROW({expected})::text, 0) END AS expected"
     # OFFSET 0 keeps the planner from copying these expressions to every place that reads them.
-    " FROM ({both}) AS a OFFSET 0) AS b"
+    " FROM ({both}) AS a CROSS JOIN LATERAL"
+    " (SELECT {agrees} AS agrees, hashtextextended(ROW({found})::text, 0) AS found OFFSET 0) AS g OFFSET 0) AS b"
     " WINDOW w AS (ORDER BY {order} ROWS UNBOUNDED PRECEDING)) AS c"
     " GROUP BY c.range)"
     " SELECT coalesce(sum(greatest(r.failing, (r.expected <> r.found)::int)), 0)::bigint AS failing,"
@@ -138,13 +141,15 @@ def _sides(
 
 
 def _agrees(group: MappedGroup, table: Table) -> sql.Composable:
-    forward = _same("u", "n", group.up, table)
-    if not group.down:
-        return sql.SQL("(NOT pending AND {})").format(forward)
-    # CASE, not OR: an expression is evaluated only for the rows where the other one does not hold.
+    # CASE, not OR: `up` is evaluated only for the rows where `down` does not agree.
     return sql.SQL("CASE WHEN pending THEN false WHEN {} THEN true ELSE {} END").format(
-        forward, _same("d", "o", group.down, table)
+        agrees_by_down(group, table), _same("u", "n", group.up, table)
     )
+
+
+def agrees_by_down(group: MappedGroup, table: Table) -> sql.Composable:
+    """Return the condition, over `both_shapes`, that the old columns are what `down` makes of the new ones."""
+    return _same("d", "o", group.down, table) if group.down else sql.SQL("false")
 
 
 def _same(left: str, right: str, assignments: Sequence[Assignment], table: Table) -> sql.Composable:

@@ -160,13 +160,13 @@ def _rename(change: TableChange, current: str, final: str) -> str:
 
 def _unique(change: TableChange, constraint: Constraint) -> Contribution:
     injective.require(change, constraint.name, constraint.columns, "up")
-    injective.require_twin(change, constraint.name, constraint.columns)
     if "NULLS NOT DISTINCT" in constraint.definition and change.unfilled_bits(constraint.columns):
         raise Unsupported(
             f"the constraint {constraint.name} (NULLS NOT DISTINCT) over mapped columns of {change.name}",
             instead="Rows that are not filled yet would collide; use a plain UNIQUE constraint.",
         )
     index = next(index for index in change.after.indexes if index.constraint == constraint.name)
+    injective.require_twin(change, index)
     name = change.temporary_name("uq", constraint.name)
     deferrable = re.search(r"(NOT )?DEFERRABLE.*$", constraint.definition)
     attach = change.alter(

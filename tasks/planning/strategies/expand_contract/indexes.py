@@ -38,7 +38,7 @@ def _dropped(change: TableChange) -> tuple[Index, ...]:
 def _build(change: TableChange, index: Index) -> Contribution:
     if index.unique:
         injective.require(change, index.name, index.columns, "up")
-        injective.require_twin(change, index.name, index.columns)
+        injective.require_twin(change, index)
     name = change.temporary_name("ix", index.name)
     step = Step(
         id=f"constrain/index/{name}",

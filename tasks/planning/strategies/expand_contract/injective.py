@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from tasks.planning.catalog import Index
+from tasks.planning.checks.uniqueness import unique_key
 from tasks.planning.errors import Unsupported
 from tasks.planning.strategies.expand_contract.contribution import TableChange
 
@@ -81,24 +83,38 @@ def require(change: TableChange, constraint: str, columns: tuple[str, ...], way:
                 )
 
 
-def require_twin(change: TableChange, constraint: str, columns: tuple[str, ...]) -> None:
-    """Refuse a unique constraint over mapped columns that the old shape does not have: the old application knows none.
+def require_twin(change: TableChange, coming: Index) -> None:
+    """Refuse a unique index over mapped columns that no unique index of the old shape implies.
 
-    Over columns that nothing fills it may come: the old application never gives them a value.
+    The old application does not know such a constraint. Over columns that nothing fills it may come: the old
+    application never gives them a value.
     """
+    if not set(coming.columns) & change.mapped or any(index.oid == coming.oid for index in change.before.indexes):
+        return
     old_name = {
         new.name: old.name
         for group in change.groups
         if len(group.new.columns) == len(group.old.columns) == 1
         for new, old in zip(group.new.columns, group.old.columns, strict=True)
     }
-    if not set(columns) & change.mapped:
-        return
-    wanted = {old_name.get(name, name) for name in columns}
-    unique = [set(index.columns) for index in change.before.indexes if index.unique]
-    if wanted not in unique:
-        raise Unsupported(
-            f"the new unique constraint {constraint} of {change.name} over {', '.join(columns)}: the old application "
-            "does not know it, and its statements could fail for it while both versions run",
-            instead="Add it in a migration of its own after contract.",
-        )
+    wanted = unique_key(coming)
+    terms = {old_name.get(name, name) for name in map(_plain_name, wanted.terms)}
+    for index in change.before.indexes:
+        present = unique_key(index)
+        if (
+            index.unique
+            and {_plain_name(term) for term in present.terms} <= terms
+            and present.predicate in (None, wanted.predicate)
+            and present.nulls_not_distinct >= wanted.nulls_not_distinct
+        ):
+            return
+    raise Unsupported(
+        f"the new unique constraint {coming.name} of {change.name} over {', '.join(wanted.terms)}: the old application "
+        "does not know it, and its statements could fail for it while both versions run",
+        instead="Add it in a migration of its own after contract.",
+    )
+
+
+def _plain_name(term: str) -> str:
+    """Return an index term that is a column as the catalog names it; any other term as it is."""
+    return term[1:-1].replace('""', '"') if term.startswith('"') else term

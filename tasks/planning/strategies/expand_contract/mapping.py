@@ -7,7 +7,7 @@ above.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import sql
@@ -146,12 +146,36 @@ def drafts(before: Table, after: Table, wanted: Mapping[str, Wanted], using: Map
         down = wanted.get(name, Wanted()).down
         if isinstance(down, str):
             merged.append(Draft(before.name, (name,), (), {}, {name: down}))
+    _refuse_unused(before, after, wanted, merged)
     if len(merged) > MAX_GROUPS:
         raise Unsupported(
             f"{len(merged)} independent column mappings on {before.name} in one migration (at most {MAX_GROUPS})",
             instead="Split the change into several migrations.",
         )
     return tuple(sorted(merged, key=lambda draft: (draft.new, draft.old)))
+
+
+def _refuse_unused(before: Table, after: Table, wanted: Mapping[str, Wanted], merged: Sequence[Draft]) -> None:
+    """A mapping that nothing comes of is a misspelt one, or one that its author believes to be at work."""
+    used = {column for draft in merged for column in (*draft.new, *draft.down)}
+    for name in sorted(set(wanted) - used):
+        where = f"mapping {before.name}.{name}"
+        if before.column(name) is None and after.column(name) is None:
+            known = ", ".join(column.name for column in after.columns)
+            raise SpecError(
+                f"{where}: there is no such column, before the change or after it.", remedy=f"It has: {known}."
+            )
+        if before.column(name) is None:
+            raise SpecError(f"{where}: up is missing, and down alone cannot fill a new column.")
+        if after.column(name) is None:
+            raise SpecError(
+                f"{where}: the column is not there after the change.",
+                remedy="Write the mapping of a renamed column under its new name; of a dropped one, say down.",
+            )
+        raise SpecError(
+            f"{where}: the change leaves this column as it is.",
+            remedy="A mapping belongs to a column that the change adds, renames, retypes or drops.",
+        )
 
 
 def _kept(table: TableName, old: Column, new: Column, spec: Wanted, using: Mapping[str, str]) -> Draft:

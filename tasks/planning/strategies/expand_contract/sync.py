@@ -23,7 +23,7 @@ from psycopg import sql
 
 from tasks.planning.expressions import distinct, substitute
 from tasks.planning.names import DIRECTION_SETTING, LOCKSTEP_SCHEMA, PENDING_COLUMN, TableName, own_name
-from tasks.planning.strategies.expand_contract.mapping import Group, Side, all_unfilled_bits
+from tasks.planning.strategies.expand_contract.mapping import Group, all_unfilled_bits
 
 _LAST = "zzz_lockstep_sync"
 
@@ -161,9 +161,14 @@ def _changed(columns: Iterable[str]) -> str:
     return " OR ".join(f"({test})" for test in tests) or "false"
 
 
-def _given(side: Side) -> str:
-    """Return whether an INSERT gave this side: a column without default that is not NULL can only have been given."""
-    tests = [f"{_column('NEW', column.name)} IS NOT NULL" for column in side.columns if column.default is None]
+def _new_given(group: Group) -> str:
+    """Return whether an INSERT gave the new side: until contract its columns have no default."""
+    return " OR ".join(f"{_column('NEW', name)} IS NOT NULL" for name in group.new.names) or "false"
+
+
+def _old_given(group: Group) -> str:
+    """Return whether an INSERT gave the old side: where nothing is a default, what is not NULL was given."""
+    tests = [f"{_column('NEW', column.name)} IS NOT NULL" for column in group.old.columns if column.default is None]
     return " OR ".join(tests) or "false"
 
 
@@ -174,7 +179,7 @@ def _given_by_old_application(group: Group) -> str:
     """
     if any(column.not_null for column in group.new.columns):
         return "true"
-    return _given(group.old)
+    return _old_given(group)
 
 
 def _group(writer: _Writer, group: Group) -> list[str]:
@@ -184,8 +189,8 @@ def _group(writer: _Writer, group: Group) -> list[str]:
     lines = [
         f"  -- {', '.join(old) or '(derived)'} <-> {', '.join(new)}",
         "  IF TG_OP = 'INSERT' THEN",
-        f"    lockstep_new := {_given(group.new)};",
-        f"    lockstep_old := NOT lockstep_new OR {_given(group.old)};",
+        f"    lockstep_new := {_new_given(group)};",
+        f"    lockstep_old := NOT lockstep_new OR {_old_given(group)};",
         "  ELSE",
         f"    lockstep_new := {_changed(new)};",
         f"    lockstep_old := {_changed(old)};",
