@@ -17,6 +17,7 @@ from tasks.application.drink_water import EXAMPLE, fill
 from tasks.application.terminal import Terminal
 from tasks.database import server
 from tasks.database.catalog import snapshot
+from tasks.database.clone import scratch_server
 from tasks.database.connection import Target, connect, variable_name
 from tasks.database.crash import VARIABLE
 from tasks.database.ledger import Ledger
@@ -90,9 +91,8 @@ def stage(*, rows: int, say: Say) -> Iterator[Stage]:
     """Start the embedded server and begin to load a fresh database, which stays after the block, to look at."""
     folder = platformdirs.user_data_path("lockstep") / "demo"
     folder.mkdir(parents=True, exist_ok=True)
-    # Two servers, as in life: the planner tries things out on its own one, and the checkpoints that its scratch
-    # databases cost do not disturb the application's. It stays up from plan to plan.
-    with server.serving(), server.serving(folder=folder / "server") as embedded:
+    # Two servers, as in life. The planner's scratch server stays up from plan to plan.
+    with scratch_server(server.DEFAULT_MAJOR), server.serving() as embedded:
         name = sql.Identifier("lockstep_demo")
         with psycopg.connect(embedded.url("postgres"), autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))

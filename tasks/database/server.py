@@ -7,6 +7,7 @@ A server listens on 127.0.0.1 only and has a random password::
     FOLDER/data/server.log  what the server wrote
     FOLDER/lock             held while a process starts or stops the server
     FOLDER/users            share-locked by every process inside `serving`
+    FOLDER/boot             during which start of the machine the server was started last
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ STOP_SECONDS = 60
 START_TRIES = 5
 PASSING_TROUBLE = ("could not bind", "shared memory block", "lock file")
 """Worth another try: a port that was taken a moment ago, or backends of a killed postmaster that are still ending."""
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 SETTINGS: tuple[tuple[str, str], ...] = (
     ("listen_addresses", "127.0.0.1"),
@@ -126,10 +129,11 @@ def start(
     with installation.locked(folder / "lock"):
         data = installation.make_data_folder(folder)
         if _postmaster(data) is None:
-            if not (data / "lockstep.conf").exists():
+            if not (data / "lockstep.conf").exists() or _is_doubtful(folder, data):
                 _initialise(major, folder, data)
             _refuse_other_major(major, folder, data)
             _start(major, data, settings)
+            (folder / "boot").write_text(_boot())
         return EmbeddedServer(major, folder, _wait_until_ready(data))
 
 
@@ -190,6 +194,18 @@ def _initialise(major: int, folder: Path, data: Path) -> None:
     with (data / "postgresql.conf").open("a") as configuration:
         configuration.write("\ninclude_if_exists = 'lockstep.conf'\n")
     _configure(data, free_port(), ())
+
+
+def _is_doubtful(folder: Path, data: Path) -> bool:
+    """Whether the machine went down under a server without fsync: then nothing in its data folder can be trusted."""
+    unsafe = "fsync = 'off'" in (data / "lockstep.conf").read_text()
+    boot = folder / "boot"
+    return unsafe and (data / "postmaster.pid").exists() and (not boot.exists() or boot.read_text() != _boot())
+
+
+def _boot() -> str:
+    """Return what tells one start of this machine from another."""
+    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else str(round(psutil.boot_time()))
 
 
 def _configure(data: Path, port: int, settings: Sequence[tuple[str, str]]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from tasks import prefect_server
-from tasks.database import server as embedded
+from tasks.database.clone import scratch_server
 from tasks.database.connection import Target
 from tests.acceptance.harness import Lockstep
 from tests.acceptance.shell import Shell
@@ -21,7 +21,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[st
     """The environment of commands that share one Prefect server, and the planner's embedded server, kept running."""
     home = tmp_path_factory.mktemp("prefect")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(embedded.serving(scratch_major()))
+        stack.enter_context(scratch_server(scratch_major()))
         # A server that runs already is taken as it is, as the command line does: a start takes half a minute.
         address = os.environ.get("PREFECT_API_URL")
         if address is None:

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from tasks import prefect_server
-from tasks.database import server as embedded
+from tasks.database.clone import scratch_server
 from tasks.database.connection import Target
 from tasks.planning.states import MigrationState, PhaseState
 from tasks.standing import standing_of
@@ -48,7 +48,7 @@ def environment(drink_water: Target, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.setenv("LOCKSTEP_DRINK_WATER_URL", drink_water.conninfo)
     monkeypatch.setenv("PREFECT_WORKER_QUERY_SECONDS", "1")
-    with embedded.serving(scratch_major()), prefect_server.serving(prefect_server.free_port(), tmp_path) as server:
+    with scratch_server(scratch_major()), prefect_server.serving(prefect_server.free_port(), tmp_path) as server:
         yield os.environ | prefect_server.PRIVATE | {"PREFECT_API_URL": server.url}
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.database.server import serving
+from tasks.database.clone import scratch_server
 from tests.conftest import scratch_major
 
 
 @pytest.fixture(scope="session", autouse=True)
-def scratch_server() -> Iterator[None]:
+def planner_server() -> Iterator[None]:
     """The planner's embedded server, kept running from plan to plan."""
-    with serving(scratch_major()):
+    with scratch_server(scratch_major()):
         yield

@@ -116,6 +116,24 @@ class TestStart:
         (data / "base").mkdir()
         assert ask(start(16, folder), "SELECT 1") == 1
 
+    @pytest.mark.parametrize(
+        ("safe", "rebooted", "kept"), [(False, True, False), (False, False, True), (True, True, True)]
+    )
+    def test_after_the_machine_went_down_a_server_without_fsync_begins_anew(
+        self, folder: Path, safe: bool, rebooted: bool, kept: bool
+    ) -> None:
+        settings = () if safe else TEST_SETTINGS
+        server = start(16, folder, settings=settings)
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            connection.execute("CREATE TABLE kept ()")
+            connection.execute("CHECKPOINT")  # some of these settings lose the last commits at a kill
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        if rebooted:
+            (folder / "boot").write_text("another")
+        again = start(16, folder, settings=settings)
+        assert ask(again, "SELECT to_regclass('kept') IS NOT NULL") is kept
+
     def test_an_unknown_version_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="embedded versions are 16 and 18"):
             start(12, tmp_path)
