@@ -17,6 +17,7 @@ Database = Annotated[
     typer.Option("--database", metavar="NAME", help="Its name: LOCKSTEP_<NAME>_URL or Secret block lockstep-<name>."),
 ]
 Migration = Annotated[str, typer.Argument(metavar="MIGRATION", help="A spec (YAML), a .sql file, or a planned NAME.")]
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A spec (YAML), or a .sql file.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The migration's name.")]
 TextFormat = Annotated[Literal["text", "json"], typer.Option("--format", help="json: one document on stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")]
@@ -63,7 +64,7 @@ def demo(
 
 @app.command()
 def plan(
-    migration: Migration,
+    spec: Spec,
     database: Database = None,
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Write the plan here too.")] = None,  # noqa: UP045
     format: Annotated[Literal["md", "json"], typer.Option("--format", help="json: one document on stdout.")] = "md",  # noqa: A002
@@ -71,7 +72,7 @@ def plan(
     """Show how a migration would be carried out. Nothing in the database changes."""
     from flows import plan as planning
 
-    finish(planning.show(migration, database, out, format))
+    finish(planning.show(spec, database, out, format))
 
 
 @app.command()
@@ -88,8 +89,10 @@ def run(
     """Carry a migration on: as far as it goes, from where it is."""
     if waive_soak and not yes:
         raise typer.BadParameter("only together with --yes; otherwise: lockstep approve NAME --waive-soak --why …")
+    from flows import beforehand
     from flows.session import local_session
 
+    database = beforehand.checked_run(migration, database, until)
     with local_session(ui=ui, verbose=verbose):
         from flows import running
 
@@ -140,8 +143,10 @@ def rollback(
     verbose: Verbose = False,
 ) -> None:
     """Go back to the old shape, as far as that is possible."""
+    from flows import beforehand
     from flows.session import local_session
 
+    database = beforehand.checked_name(name, database)
     with local_session(ui=ui, verbose=verbose):
         from flows import running
 

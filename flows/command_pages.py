@@ -20,8 +20,8 @@ HEAD = """# Commands
 Made by `python -m flows.command_pages`; what each command prints with `--help`.
 
 A database is given by NAME: the environment variable `LOCKSTEP_<NAME>_URL` (upper case, `-` becomes `_`), or the Secret
-block `lockstep-<name>` on the Prefect server of `PREFECT_API_URL`. Where a command takes the NAME of a migration, the
-database may be left out when this user ran it before, or when the environment holds only one.
+block `lockstep-<name>` on the Prefect server of `PREFECT_API_URL`. It may be left out when the environment holds only
+one, when the spec names it, and, where a command takes the NAME of a migration, when this user ran it before.
 
 | exit code | meaning |
 |---|---|

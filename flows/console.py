@@ -28,6 +28,11 @@ def err() -> Console:
     return Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
+def note(sentence: str) -> None:
+    """Tell a person something that is not the result."""
+    err().print(sentence, markup=False)
+
+
 def interactive() -> bool:
     """Whether a person sits at both ends."""
     return sys.stdin.isatty() and sys.stderr.isatty()

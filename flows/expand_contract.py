@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prefect import flow
-from prefect.client.schemas.objects import State
-from prefect.flow_runs import suspend_flow_run
+from prefect import State, flow, suspend_flow_run
 from prefect.runtime import deployment
 from prefect.states import Completed
 
+from flows.chain import Chain
 from flows.naming import run_name
 from flows.rollback import rollback
 from tasks.approval import ApprovalInput, record, waiting
@@ -37,8 +36,8 @@ def expand_contract(
     `until`: a phase to stop after; `approved_by`: who gives every approval. Prefect stores them all in plain text.
     """
     planned = plan_migration(migration, database, until)
-    if not planned.phases:
-        return Outcome("nothing", planned.name, planned.database, f"{planned.name}: nothing to do.")
+    if isinstance(planned, Outcome):
+        return planned
     return _Run(planned, until, approved_by, waive_soak).carry_on()
 
 
@@ -48,6 +47,7 @@ class _Run:
     def __init__(self, planned: Planned, until: str | None, approved_by: str | None, waive_soak: bool) -> None:
         self.names = (planned.name, planned.database)
         self.planned = planned
+        self.then = Chain(planned)
         self.until = until
         self.approved_by = approved_by
         self.waive_soak = waive_soak
@@ -81,7 +81,7 @@ class _Run:
                 self._settle(lambda now: now.wait_before(phase))
                 self._check(phase, phase.gate_before)
             if not standing.carried_out(phase):
-                run_phase(*self.names, name)
+                self.then(run_phase, *self.names, name)
             self._check(phase, phase.gate_after)
             close_phase(*self.names, name)
         if name == SWITCH and self._standing().record.switched_at is None:
@@ -89,7 +89,7 @@ class _Run:
 
     def _check(self, phase: Phase, gate: Gate | None) -> None:
         if gate is not None:
-            check_gate(*self.names, phase.name, gate.name)
+            self.then(check_gate, *self.names, phase.name, gate.name)
             self._settle(lambda now: now.wait_after(phase, gate))
 
     def _settle(self, due: Callable[[Standing], Wait | None]) -> None:

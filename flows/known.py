@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from pathlib import Path
 
 import platformdirs
 
+from tasks.plan_source import databases
 from tasks.planning.errors import UsageError
-
-VARIABLE = re.compile(r"LOCKSTEP_(.+)_URL")
-NOT_A_DATABASE = {"LOCKSTEP_TEST_SERVER_URL"}
 
 
 def remember(migration: str, database: str) -> None:
@@ -40,17 +36,6 @@ def database_of(migration: str | None, given: str | None) -> str:
     raise UsageError(
         f"Which database? {'Known are: ' + ', '.join(candidates) + '.' if candidates else 'None is known here.'}",
         remedy="Add --database NAME.",
-    )
-
-
-def databases() -> tuple[str, ...]:
-    """Return the names of the databases that the environment holds."""
-    return tuple(
-        sorted(
-            found[1].lower().replace("_", "-")
-            for variable in os.environ
-            if (found := VARIABLE.fullmatch(variable)) and variable not in NOT_A_DATABASE
-        )
     )
 
 

@@ -8,18 +8,14 @@ from flows import console
 from tasks.database.connection import connect
 from tasks.database.ledger import Ledger
 from tasks.databases import target_of
-from tasks.plan_source import database_in, is_spec, make_plan
-from tasks.planning.errors import SpecError
+from tasks.plan_source import choose_database, load_spec, make_plan
 from tasks.planning.report import render
-from tasks.planning.spec import load
 
 
 def show(migration: str, database: str | None, folder: Path | None, form: str) -> int:
     """Print the plan as Markdown or JSON, and write both into ``folder`` if one is given."""
-    if not is_spec(migration):
-        raise SpecError(f"There is no file {migration!r}.", remedy="Give the path of a spec (YAML) or of a .sql file.")
-    loaded = load(Path(migration))
-    target = target_of(database or database_in(loaded))
+    loaded = load_spec(migration)
+    target = target_of(choose_database(loaded, database, console.note))
     with connect(target, role="plan") as connection:
         stored = Ledger(connection).migration(loaded.spec.name)
     plan = make_plan(loaded, target, stored)

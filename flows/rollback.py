@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.chain import Chain
 from flows.naming import run_name
 from tasks.narration import log
 from tasks.outcome import Outcome, fail
@@ -19,10 +20,11 @@ def rollback(migration: str, database: str, to: str | None = None, old_version_d
     After the switch it needs `old_version_deployed`, the operator's word that the old version runs everywhere.
     """
     phases = assess(migration, database, to, old_version_deployed)
+    then = Chain(phases)
     try:
         for phase in phases:
-            undo_phase(migration, database, phase)
-        outcome = verify_undone(migration, database, to)
+            then(undo_phase, migration, database, phase)
+        outcome = then(verify_undone, migration, database, to)
     except (RollbackRefused, UsageError):
         raise
     except Exception as error:

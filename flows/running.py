@@ -6,15 +6,12 @@ from flows import console, known
 from tasks.outcome import Outcome
 
 
-def run(migration: str, database: str | None, *, until: str | None, yes: bool, waive_soak: bool, json: bool) -> int:
+def run(migration: str, database: str, *, until: str | None, yes: bool, waive_soak: bool, json: bool) -> int:
     """Run the flow of a migration as far as it goes; with ``yes`` every approval is given by the present user."""
     from flows.expand_contract import expand_contract
     from flows.terminal import shown
     from tasks.approval import present_user
-    from tasks.plan_source import is_spec
 
-    if not is_spec(migration):
-        database = known.database_of(migration, database)
     approved_by = f"{present_user()} (--yes)" if yes else None
     with shown():
         outcome = expand_contract(migration, database, until=until, approved_by=approved_by, waive_soak=waive_soak)
@@ -24,13 +21,13 @@ def run(migration: str, database: str | None, *, until: str | None, yes: bool, w
     return _end(outcome, json)
 
 
-def go_back(name: str, database: str | None, *, to: str | None, old_version_deployed: bool) -> int:
+def go_back(name: str, database: str, *, to: str | None, old_version_deployed: bool) -> int:
     """Run the flow that goes back."""
     from flows.rollback import rollback
     from flows.terminal import shown
 
     with shown():
-        outcome = rollback(name, known.database_of(name, database), to, old_version_deployed)
+        outcome = rollback(name, database, to, old_version_deployed)
     return _end(outcome, json=False)
 
 
@@ -38,11 +35,15 @@ def approve(name: str, database: str | None, *, why: str, waive_soak: bool) -> i
     """Approve what a migration waits for, in the present user's name."""
     from tasks.approval import approve_next, present_user
     from tasks.databases import target_of
+    from tasks.standing import standing_of
 
-    database = known.database_of(name, database)
-    subject = approve_next(target_of(database), name, who=present_user(), why=why, waive_soak=waive_soak)
+    target = target_of(known.database_of(name, database))
+    subject = approve_next(target, name, who=present_user(), why=why, waive_soak=waive_soak)
+    wait = standing_of(target, name).waits_for
     waived = ", the soak waived" if waive_soak else ""
-    console.out().print(f"Approved: {subject} of {name}{waived}. Next:  lockstep run {name} --database {database}")
+    soak = f" {wait.question}" if wait is not None and wait.reason == "soak" else ""
+    what = f"Approved: {subject} of {name}{waived}.{soak} Next:  lockstep run {name} --database {target.name}"
+    console.out().print(what, markup=False)
     return console.EXIT_DONE
 
 

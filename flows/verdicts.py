@@ -5,8 +5,9 @@ from __future__ import annotations
 from flows import console, known
 from tasks.databases import target_of
 from tasks.doctor import examine
+from tasks.plan_source import databases
 from tasks.planning.errors import UsageError
-from tasks.planning.gates import GateResult
+from tasks.planning.gates import CheckResult, GateResult
 from tasks.standing import standing_of
 
 MARKS = {"ok": "ok", "look": "look", "fix": "FIX"}
@@ -37,7 +38,7 @@ def verify(name: str, database: str | None, form: str) -> int:
 
 def doctor(database: str | None, form: str) -> int:
     """Print what was looked at and what to fix; exit code 1 if anything has to be fixed."""
-    findings = examine((database,) if database else known.databases())
+    findings = examine((database,) if database else databases())
     if form == "json":
         console.print_json([vars(finding) for finding in findings])
     else:
@@ -48,10 +49,15 @@ def doctor(database: str | None, form: str) -> int:
     return console.EXIT_FAILED if any(finding.verdict == "fix" for finding in findings) else console.EXIT_DONE
 
 
+def finding(check: CheckResult) -> str:
+    """Return a check's result in one line; of one that had no row to look at, that it had none."""
+    return f"{check.title}: holds, with nothing to look at" if check.success and not check.evaluated else check.summary
+
+
 def _print_gate(result: GateResult) -> None:
     out = console.out()
     out.print(f"{result.gate}: {'holds' if result.success else 'FAILS'}", style="bold", markup=False)
     for check in sorted(result.checks, key=lambda check: check.success):
-        out.print(f"  {'ok' if check.success else check.severity:9}{check.summary}", markup=False)
+        out.print(f"  {'ok' if check.success else check.severity:9}{finding(check)}", markup=False)
     if result.docs:
         out.print(f"Data Docs: {result.docs}", markup=False)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from rich.table import Table
 
 from flows import console, known
-from tasks.account import account_of
+from tasks.account import Account, account_of
 from tasks.database.connection import connect
 from tasks.database.ledger import Ledger
 from tasks.databases import target_of
+from tasks.planning.states import MigrationState
 from tasks.standing import Standing, standing_of
+
+APART = re.compile(r"\s{2,}")
+"""What stands between a command and the words around it."""
 
 
 def status(name: str | None, database: str | None, form: str) -> int:
@@ -34,13 +40,13 @@ def status(name: str | None, database: str | None, form: str) -> int:
     if not standings:
         console.out().print(f"No migration is recorded in {target.name}.", markup=False)
     for standing in standings:
-        console.out().print(f"{standing.name}: {account_of(standing).where}", markup=False)
+        console.out().print(f"{standing.name}: {told(standing).where}", markup=False)
     return console.EXIT_DONE
 
 
 def status_document(standing: Standing) -> dict[str, Any]:
     """Return a migration's status for programs."""
-    account = account_of(standing)
+    account = told(standing)
     wait = standing.waits_for
     return {
         "migration": standing.name,
@@ -64,8 +70,24 @@ def status_document(standing: Standing) -> dict[str, Any]:
     }
 
 
+def told(standing: Standing) -> Account:
+    """Return the four answers; of a cleaned migration, those of the end that it came to."""
+    account = account_of(standing)
+    if standing.state is not MigrationState.CLEANED:
+        return account
+    ended = "it was rolled back" if standing.was is MigrationState.ROLLED_BACK else "it was finished"
+    safe = account_of(replace(standing, record=standing.record.model_copy(update={"state": standing.was}))).safe
+    return replace(account, where=f"Cleaned: {ended}, and only a summary is kept", safe=safe)
+
+
+def lines(answer: str) -> list[str]:
+    """Return an answer in lines of which each command has one to itself, ready to be copied."""
+    parts = [part for line in answer.splitlines() for part in APART.split(line.strip())]
+    return [f"    {part}" if part.startswith("lockstep ") else f"  {part}" for part in parts if part]
+
+
 def _print_standing(standing: Standing) -> None:
-    account, out = account_of(standing), console.out()
+    account, out = told(standing), console.out()
     for question, answer in (
         ("Where is it", account.where),
         ("Is the data safe", account.safe),
@@ -73,14 +95,16 @@ def _print_standing(standing: Standing) -> None:
         ("How to go back", account.back),
     ):
         out.print(f"{question}?", style="bold")
-        out.print(f"  {answer}", markup=False)
+        for line in lines(answer):
+            out.print(line, markup=False)
     table = Table("Phase", "State", "Attempts", "Started", "Finished")
     for phase in standing.plan.phases:
         record = standing.phases.get(phase.name)
         if record is not None:
             times = (_time(record.started_at), _time(record.finished_at))
             table.add_row(phase.name, record.state.value, str(record.attempts), *times)
-    out.print(table)
+    if table.row_count:
+        out.print(table)
     for progress in standing.progress:
         of = f" of {progress.rows_total:,}" if progress.rows_total else ""
         out.print(f"{progress.step}: {progress.rows_done:,}{of} rows", markup=False)

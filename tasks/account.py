@@ -97,7 +97,7 @@ def _back(standing: Standing) -> str:
             if standing.record.switched_at is None:
                 return f"{command}   (the application needs nothing: it uses the old shape)"
             lost = losses(standing)
-            cost = f" What `down` cannot bring back: {' '.join(lost)}" if lost else ""
+            cost = f"  What `down` cannot bring back: {' '.join(lost)}" if lost else ""
             return f"Deploy the old version everywhere, then:  {command} --old-version-deployed{cost}"
     assert_never(standing.state)
 

@@ -48,7 +48,10 @@ def record(target: Target, migration: str, subject: str, decision: ApprovalInput
 
 
 def approve_next(target: Target, migration: str, *, who: str, why: str, waive_soak: bool) -> str:
-    """Approve what a migration waits for, and return what that was. Raises UsageError when it waits for nothing."""
+    """Approve what a migration waits for, and return what that was.
+
+    Raises UsageError when it waits for nothing, Waiting when only time is missing.
+    """
     standing = standing_of(target, migration)
     wait = standing.waits_for
     if wait is None:
@@ -58,8 +61,24 @@ def approve_next(target: Target, migration: str, *, who: str, why: str, waive_so
         )
     if waive_soak and wait.subject != CONTRACT:
         raise UsageError(f"{migration} waits for {wait.subject}, which has no soak.", remedy="Leave out --waive-soak.")
+    if wait.reason == "soak" and not waive_soak and not standing.needs_word(wait.subject):
+        raise only_soak(standing, wait)
     record(target, migration, wait.subject, ApprovalInput(who=who, why=why), waive_soak=waive_soak)
     return wait.subject
+
+
+def only_soak(standing: Standing, wait: Wait) -> Waiting:
+    """Return the exception that says that nobody has to approve anything, but that a soak is not over."""
+    decision = standing.decision(wait.subject)
+    approved = decision is not None and decision.decision == "approved"
+    given = f"is approved already, by {decision.who}" if decision is not None and approved else "needs no approval"
+    again = waiting(standing, wait)
+    return Waiting(
+        f"{wait.subject} of {standing.name} {given}. {wait.question}",
+        reason=again.reason,
+        phase=again.phase,
+        remedy=again.remedy,
+    )
 
 
 def waiting(standing: Standing, wait: Wait) -> Waiting:

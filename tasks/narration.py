@@ -50,6 +50,8 @@ def log(sentence: str) -> None:
 
 
 def show_progress(progress: Progress) -> None:
-    """Tell the listeners how far a long step is."""
+    """Tell the listeners how far a long step is; nothing where none of its rows was left to do."""
+    if not progress.rows_per_second:
+        return
     for listener in _listeners:
         listener.progress(progress)

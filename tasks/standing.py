@@ -102,6 +102,10 @@ class Standing:
         decision = self.decision(subject)
         return decision is not None and decision.decision == "approved"
 
+    def needs_word(self, phase: str) -> bool:
+        """Whether a phase waits, or will wait, for an approval that is not given yet."""
+        return self.plan.phase(phase).approval is not None and not self.approved(phase)
+
     def wait_before(self, phase: Phase) -> Wait | None:
         """What a phase waits for before it starts: an approval, or the end of the soak."""
         if self.begun(phase):
@@ -109,7 +113,7 @@ class Standing:
         soaked_at = self.soaked_at
         if phase.name == CONTRACT and soaked_at is not None and self.now < soaked_at:
             return Wait("soak", phase.name, f"The soak ends at {soaked_at:%Y-%m-%d %H:%M %Z}.", soaked_at)
-        if phase.approval is not None and not self.approved(phase.name):
+        if phase.approval is not None and self.needs_word(phase.name):
             return Wait("approval", phase.name, phase.approval.question)
         return None
 
@@ -138,6 +142,12 @@ class Standing:
         """Where the spec was when it was planned, for the user's suites; None when it is not known."""
         folders = [event.detail.get("folder") for event in self.events if event.kind == "spec"]
         return Path(str(folders[-1])) if folders else None
+
+    @property
+    def was(self) -> MigrationState:
+        """The state, or the one in which a cleaned migration ended, which its summary keeps."""
+        summaries = [event.detail.get("state") for event in self.events if event.kind == "summary"]
+        return MigrationState(str(summaries[-1])) if self.state is MigrationState.CLEANED and summaries else self.state
 
     @property
     def waits_for(self) -> Wait | None:

@@ -252,7 +252,12 @@ def _why(works: Sequence[Work], direct: bool) -> str:
         for work in works
         for group in work.change.groups
     ]
-    dropped = [f"{work.change.name}.{column.name}" for work in works for column in work.change.dropped]
+    dropped = [
+        f"{work.change.name}.{column.name}"
+        for work in works
+        for column in work.change.dropped
+        if not any(column.name in group.old.names for group in work.change.groups)
+    ]
     parts = [f"columns that both application versions must see ({'; '.join(moved)})"] if moved else []
     parts += [f"columns that the old version still uses and that go ({', '.join(dropped)})"] if dropped else []
     return "The change has " + " and ".join(parts or ["indexes to drop"]) + "."

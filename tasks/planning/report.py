@@ -17,6 +17,7 @@ from tasks.planning.plan import (
     Analyze,
     Backfill,
     BuildIndex,
+    Check,
     DropIndex,
     Forecast,
     Gate,
@@ -37,6 +38,7 @@ LONGEST_UNDO = 120
 """Characters of an undo statement that the rollback table shows; a function's whole body is no help there."""
 
 _SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+_FUNCTION = re.compile(r'CREATE (?:OR REPLACE )?FUNCTION (?:"(?:[^"]|"")*"|[^\s("])+\(')
 
 
 class PhaseRow(NamedTuple):
@@ -72,7 +74,14 @@ def render(plan: Plan, catalog: Catalog | None = None) -> str:
     return (
         _environment()
         .get_template("plan.md.j2")
-        .render(plan=plan, tables=tables, notes=notes, total=total(plan.phases), rows=phases_table(plan))
+        .render(
+            plan=plan,
+            tables=tables,
+            notes=notes,
+            total=total(plan.phases),
+            rows=phases_table(plan),
+            functions=functions(plan),
+        )
     )
 
 
@@ -89,7 +98,7 @@ def phases_table(plan: Plan) -> tuple[PhaseRow, ...]:
             steps=str(len(phase.steps)),
             locks=locks([lock for step in phase.steps for lock in step.locks]),
             forecast=forecast(total([phase])),
-            gates=", ".join(f"{gate.name} ({len(gate.checks)})" for gate in gates(phase)) or "none",
+            gates=", ".join(f"{gate.name} ({extent(gate)})" for gate in gates(phase)) or "none",
             waits_for=", ".join(_waits_for(phase, plan)) or "nothing",
         )
         for phase in plan.phases
@@ -139,6 +148,35 @@ def gates(phase: Phase) -> tuple[Gate, ...]:
     return tuple(gate for gate in (phase.gate_before, phase.gate_after) if gate is not None)
 
 
+def functions(plan: Plan) -> tuple[tuple[str, str], ...]:
+    """Return the statements that create functions, each with the id of its step: `operation` only names them."""
+    return tuple(
+        (step.id, _terminated(statement))
+        for phase in plan.phases
+        for step in phase.steps
+        if isinstance(step.action, Transaction)
+        for statement in step.action.statements
+        if _FUNCTION.match(statement.lstrip())
+    )
+
+
+def when_it_fails(check: Check, phase: Phase, plan: Plan) -> str:
+    """Return what follows when a check of a gate of this phase fails; nothing goes back by itself after the switch."""
+    match check.severity:
+        case "INFO":
+            return "show"
+        case "WARNING":
+            return "ask for approval"
+        case "CRITICAL":
+            if not check.corruption:
+                return "stop"
+            names = [found.name for found in plan.phases]
+            switched = "switch" in names[: names.index(phase.name)]
+            return "stop: the data is wrong" if switched else "stop and roll back: the data is wrong"
+        case unreachable:
+            assert_never(unreachable)
+
+
 def total(phases: Sequence[Phase]) -> Forecast:
     """Return the forecast of all steps together, waiting times not counted."""
     steps = [step.forecast for phase in phases for step in phase.steps]
@@ -173,6 +211,12 @@ def counted(number: float, noun: str) -> str:
     return f"{text} {noun}{'' if number == 1 else 's'}"
 
 
+def extent(gate: Gate) -> str:
+    """Return how much a gate checks: ``18 checks``, ``18 checks, 1 own suite``."""
+    own = (counted(len(gate.user_suites), "own suite"),) if gate.user_suites else ()
+    return ", ".join((counted(len(gate.checks), "check"), *own))
+
+
 def forecast(expected: Forecast) -> str:
     """Return ``best to worst``, once when they read the same."""
     best, worst = duration(expected.best), duration(expected.worst)
@@ -187,9 +231,11 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
-def milliseconds(limit: int) -> str:
-    """Return a timeout; 0 is none."""
-    return duration(limit / 1000) if limit else "none"
+def timeout(limit: int) -> str:
+    """Return a timeout given in milliseconds, exactly: ``50 ms``, ``5 s``, ``21,600 s``; 0 is none."""
+    if limit == 0:
+        return "none"
+    return f"{limit:,} ms" if limit < 1000 or limit % 1000 else f"{limit // 1000:,} s"
 
 
 def locks(used: Iterable[LockUse]) -> str:
@@ -203,10 +249,10 @@ def locks(used: Iterable[LockUse]) -> str:
 
 
 def operation(action: Action) -> str:
-    """Return an action as SQL, or as a comment that says what the executor does."""
+    """Return an action as SQL, or as a comment that says what the executor does; a function is only named."""
     match action:
         case Transaction():
-            return "\n".join(["BEGIN;", *(_terminated(statement) for statement in action.statements), "COMMIT;"])
+            return "\n".join(["BEGIN;", *(_in_brief(statement) for statement in action.statements), "COMMIT;"])
         case BuildIndex():
             return _terminated(action.statement)
         case DropIndex():
@@ -235,6 +281,11 @@ def undo(step: Step) -> str:
 
 def _statements(action: Action) -> tuple[str, ...]:
     return action.statements if isinstance(action, Transaction) else (operation(action),)
+
+
+def _in_brief(statement: str) -> str:
+    found = _FUNCTION.match(statement.lstrip())
+    return f"-- {found[0]}): see the appendix" if found else _terminated(statement)
 
 
 def _terminated(statement: str) -> str:
@@ -285,11 +336,13 @@ def _environment() -> Environment:
             duration,
             forecast,
             size,
-            milliseconds,
+            timeout,
             locks,
             operation,
             undo,
             gates,
+            extent,
+            when_it_fails,
         )
     }
     return environment

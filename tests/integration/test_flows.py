@@ -18,7 +18,7 @@ from tasks import prefect_server
 from tasks.database.catalog import snapshot
 from tasks.database.connection import Target, connect
 from tasks.database.ledger import Ledger
-from tasks.planning.errors import GateFailed, RollbackRefused, UnknownMigration, UsageError
+from tasks.planning.errors import GateFailed, RollbackRefused, UnknownMigration, UsageError, Waiting
 from tasks.planning.names import TableName
 from tasks.planning.plan import (
     Action,
@@ -195,6 +195,8 @@ def attempts(standing: Standing) -> list[int]:
 
 
 def test_a_run_goes_as_far_as_the_approvals_and_no_further(notes: Target) -> None:
+    from tasks.approval import approve_next
+
     register(notes, make_plan(notes, soak_seconds=3600))
     outcome = run()
     assert outcome.kind == "waiting"
@@ -217,6 +219,11 @@ def test_a_run_goes_as_far_as_the_approvals_and_no_further(notes: Target) -> Non
 
     approve(notes, "contract")
     assert run().kind == "waiting", "an approval does not shorten the soak"
+    given = standing_of(notes, NAME).approvals
+    with pytest.raises(Waiting, match="approved already, by tester") as due:
+        approve_next(notes, NAME, who="another", why="", waive_soak=False)
+    assert "--waive-soak" in str(due.value.remedy)
+    assert standing_of(notes, NAME).approvals == given
     approve(notes, "contract", waive_soak=True, why="a test")
     assert run().kind == "finished"
     standing = standing_of(notes, NAME)
@@ -224,7 +231,8 @@ def test_a_run_goes_as_far_as_the_approvals_and_no_further(notes: Target) -> Non
     assert attempts(standing) == [1, 1, 1, 1]
     assert columns(notes) == {"id", "text", "length"}
 
-    assert run().kind == "nothing"
+    again = run()
+    assert (again.kind, again.what) == ("nothing", "note-v2: nothing to do, it is finished.")
     assert attempts(standing_of(notes, NAME)) == [1, 1, 1, 1]
 
 
@@ -323,6 +331,9 @@ def test_going_back_before_the_switch_asks_nothing(notes: Target) -> None:
     with connect(notes, role="test") as connection:
         assert schema_hash(snapshot(connection), (TABLE,)) == standing.plan.schema_before
     assert rollback(NAME, "notes").kind == "nothing"
+    again = run()
+    assert (again.kind, "it was rolled back" in again.what) == ("nothing", True)
+    assert again.remedy.startswith("lockstep run SPEC --database notes")
 
 
 def test_going_back_after_the_switch_needs_a_word_and_asks_again_next_time(notes: Target) -> None:
@@ -383,6 +394,7 @@ def test_cleanup_keeps_a_summary_only(notes: Target) -> None:
     standing = standing_of(notes, NAME)
     assert standing.state is MigrationState.CLEANED
     assert (standing.phases, standing.steps, standing.approvals) == ({}, (), ())
+    assert standing.was is MigrationState.FINISHED
     summary = [event.detail for event in standing.events if event.kind == "summary"]
     assert summary[0]["phases"]["contract"]["state"] == "done"
     assert clean_up(notes, NAME) == 0
@@ -406,6 +418,17 @@ def test_prefect_is_told_names_and_counts_and_no_values(notes: Target) -> None:
             time.sleep(0.5)  # Prefect writes task runs down a little later than they end
             told["task_runs"] = api.post("/task_runs/filter", json={"limit": 200}).json()
     assert expected <= {run["name"] for run in told["task_runs"]}
+    names = {run["id"]: run["name"] for run in told["task_runs"]}
+    arrows = {
+        (names.get(before["id"]), run["name"])
+        for run in told["task_runs"]
+        for before in run["task_inputs"].get("wait_for", [])
+    }
+    assert arrows >= {
+        ("plan", "gate: not-empty"),
+        ("gate: not-empty", "phase: expand"),
+        ("phase: constrain", "gate: equality"),
+    }
     assert CANARY not in str(told)
     assert str(password) not in str(told)
     assert "gate equality: FAILS" in str(told["logs"])

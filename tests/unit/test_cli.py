@@ -72,6 +72,58 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.Capture
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_folder_is_no_spec(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["plan", str(ROOT / "examples" / "drink-water")]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert "is a folder" in told[0]
+    assert "intake-v2.yaml" in told[2]
+
+
+def test_a_bare_sql_file_takes_the_only_database(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "v2.sql").write_text("ALTER TABLE intake ADD COLUMN ml int;")
+    monkeypatch.setitem(os.environ, "LOCKSTEP_DEAD_URL", "postgresql://me@127.0.0.1:1/none")
+    assert run_cli(["plan", str(tmp_path / "v2.sql")]) == 1, "it is asked, and does not answer"
+    told = capsys.readouterr().err
+    assert "Database: dead, the only one that is known here." in told
+    assert "127.0.0.1:1" in told
+    monkeypatch.setitem(os.environ, "LOCKSTEP_OTHER_URL", "postgresql://me@127.0.0.1:1/other")
+    assert run_cli(["plan", str(tmp_path / "v2.sql")]) == 2
+    assert "--database dead, --database other" in capsys.readouterr().err
+
+
+def test_what_is_misspelt_is_refused_before_prefect_is_imported() -> None:
+    spec = str(ROOT / "examples" / "drink-water" / "intake-v2.yaml")
+    refused = [
+        (["run", "intake-v3.yaml"], 2, "There is no file"),
+        (["run", str(ROOT / "examples")], 2, "is a folder"),
+        (["run", "Intake-V2", "--database", "dead"], 2, "There is no file"),
+        (["run", spec, "--database", "nowhere"], 2, "LOCKSTEP_NOWHERE_URL"),
+        (["run", "intake-v2", "--database", "nowhere"], 2, "LOCKSTEP_NOWHERE_URL"),
+        (["run", spec, "--database", "dead", "--until", "backfil"], 2, "no phase 'backfil'"),
+        (["run", "intake-v3", "--database", "dead"], 1, "127.0.0.1:1"),
+        (["rollback", "intake-v3", "--database", "dead"], 1, "127.0.0.1:1"),
+    ]
+    script = (
+        "import json, sys; from flows.cli import run_cli\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    print('exit', run_cli(arguments), 'prefect' in sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps([arguments for arguments, _, _ in refused])],
+        cwd=ROOT,
+        env=dict(os.environ) | {"LOCKSTEP_DEAD_URL": "postgresql://me@127.0.0.1:1/none"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = done.stderr.split("exit ")
+    for number, (arguments, code, sentence) in enumerate(refused):
+        assert sentence in told[number], arguments
+        assert told[number + 1].startswith(f"{code} False\n"), arguments
+
+
 def test_an_unknown_database_is_told_in_three_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(["status", "intake-v2", "--database", "nowhere"]) == 2
     told = capsys.readouterr()

@@ -136,6 +136,9 @@ PLAN = Plan(
     notes=(Note(severity="INFO", text="a small thing"), Note(severity="CRITICAL", text="0.30 → 0 | breaks")),
     reverse="name: intake-v2-back",
 )
+EMPTY = PLAN.model_copy(
+    update={"phases": (), "groups": (), "notes": (), "personal": (), "reverse": "", "why": "It is in place."}
+)
 CATALOG = Catalog(
     server_version=160004,
     database="drink-water",
@@ -175,17 +178,24 @@ def section(document: str, heading: str) -> str:
     return re.split(r"\n(?=# |## )", document)[HEADINGS.index(heading)]
 
 
-def test_exactly_the_headings() -> None:
-    for plan in (PLAN, PLAN.model_copy(update={"phases": (), "groups": (), "notes": ()})):
-        outside = re.sub(r"(`{3,})sql\n.*?\n\1", "", report.render(plan), flags=re.DOTALL)
-        assert [line for line in outside.splitlines() if re.match("##? ", line)] == HEADINGS
+def headings(plan: Plan) -> list[str]:
+    outside = re.sub(r"(`{3,})sql\n.*?\n\1", "", report.render(plan), flags=re.DOTALL)
+    return [line for line in outside.splitlines() if re.match("##? ", line)]
+
+
+def test_exactly_the_headings_and_none_over_nothing() -> None:
+    assert headings(PLAN) == HEADINGS
+    assert headings(EMPTY) == HEADINGS[:3]
+    assert headings(EMPTY.model_copy(update={"tables": (), "schema_before": ""})) == [HEADINGS[0], HEADINGS[2]]
+    without_gates = tuple(phase.model_copy(update={"gate_before": None, "gate_after": None}) for phase in PLAN.phases)
+    assert headings(PLAN.model_copy(update={"phases": without_gates})) == [*HEADINGS[:4], HEADINGS[5]]
 
 
 def test_every_step_with_its_locks_timeouts_forecast_and_statements() -> None:
     design = section(report.render(PLAN), "## Migration Strategy Design")
     row = next(line for line in design.splitlines() if line.startswith("| `expand/public.intake`"))
     assert row == (
-        "| `expand/public.intake` | Add columns | ACCESS EXCLUSIVE on public.intake | 0.3 s | none | 0.2 s to 75 s |"
+        "| `expand/public.intake` | Add columns | ACCESS EXCLUSIVE on public.intake | 350 ms | none | 0.2 s to 75 s |"
     )
     for phase in PLAN.phases:
         assert phase.purpose in design
@@ -198,6 +208,25 @@ def test_every_step_with_its_locks_timeouts_forecast_and_statements() -> None:
     assert "1 h to 2.5 h" in design
     assert "| public.intake | ml | volume | `round(ml)` |" in design
     assert PLAN.change in design
+
+
+def test_a_function_s_body_stands_at_the_end() -> None:
+    body = 'CREATE OR REPLACE FUNCTION "lockstep"."sync (1"() RETURNS trigger AS \'\nBEGIN\n  RETURN NEW;\nEND\''
+    step = EXPAND.steps[0].model_copy(update={"action": Transaction(statements=("SELECT 1", body))})
+    document = report.render(PLAN.model_copy(update={"phases": (EXPAND.model_copy(update={"steps": (step,)}),)}))
+    assert "RETURN NEW" not in section(document, "## Migration Strategy Design")
+    assert '-- CREATE OR REPLACE FUNCTION "lockstep"."sync (1"(): see the appendix' in document
+    _, appendix = document.split("### Appendix: functions")
+    assert f"`{step.id}`" in appendix
+    assert f"{body};" in appendix
+    assert "Appendix" not in report.render(PLAN)
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"), [(0, "none"), (50, "50 ms"), (1500, "1,500 ms"), (5000, "5 s"), (21_600_000, "21,600 s")]
+)
+def test_timeouts_are_exact(limit: int, text: str) -> None:
+    assert report.timeout(limit) == text
 
 
 def test_a_statement_cannot_close_its_code_block() -> None:
@@ -225,11 +254,23 @@ def test_gates_with_their_checks() -> None:
     assert "`suites/own.yaml`" in validation
 
 
+def test_after_the_switch_nothing_goes_back_by_itself() -> None:
+    wrong, late = check("parity", corruption=True), check("late", corruption=True)
+    switch = Phase(name="switch", purpose="", application="", steps=(), gate_after=Gate(name="g", title="g", checks=()))
+    contract = CONTRACT.model_copy(update={"gate_before": Gate(name="contract", title="Still equal", checks=(late,))})
+    plan = PLAN.model_copy(update={"phases": (BACKFILL, switch, contract)})
+    assert report.when_it_fails(wrong, switch, plan) == "stop and roll back: the data is wrong"
+    validation = section(report.render(plan), "## Validation & Testing Strategy")
+    assert "| parity title | CRITICAL | stop and roll back: the data is wrong |" in validation
+    assert "| late title | CRITICAL | stop: the data is wrong |" in validation
+    assert "before the switch" not in validation
+
+
 def test_the_checklist_follows_the_phases() -> None:
     checklist = section(report.render(PLAN), "## Implementation Checklist")
     boxes = [line.removeprefix("- [ ] ") for line in checklist.splitlines() if line.startswith("- [ ]")]
     assert boxes == [
-        "gate preflight (1 check)",
+        "gate preflight (1 check, 1 own suite)",
         "expand (1 step)",
         "the application: Nothing to do in expand.",
         "backfill (3 steps)",
@@ -263,11 +304,9 @@ def test_the_current_state_comes_from_the_catalog() -> None:
 
 
 def test_an_empty_plan_says_so() -> None:
-    empty = PLAN.model_copy(
-        update={"phases": (), "groups": (), "notes": (), "personal": (), "reverse": "", "why": "It is in place."}
-    )
-    document = report.render(empty)
+    document = report.render(EMPTY)
     assert "Nothing to do: It is in place." in document
+    assert document.count("It is in place.") == 1
     assert "|" not in document
     assert "Phase" not in document
 
@@ -278,8 +317,10 @@ def test_json_comes_back_equal() -> None:
 
 def test_phases_table() -> None:
     expand, backfill, contract = report.phases_table(PLAN)
-    assert expand == ("expand", "1", "ACCESS EXCLUSIVE on public.intake", "0.2 s to 75 s", "preflight (1)", "nothing")
-    assert (backfill.gates, backfill.waits_for) == ("equality (2)", "maintenance window, where there is one")
+    assert (expand.phase, expand.steps, expand.locks) == ("expand", "1", "ACCESS EXCLUSIVE on public.intake")
+    assert (expand.forecast, expand.gates) == ("0.2 s to 75 s", "preflight (1 check, 1 own suite)")
+    assert expand.waits_for == "nothing"
+    assert (backfill.gates, backfill.waits_for) == ("equality (2 checks)", "maintenance window, where there is one")
     assert (contract.locks, contract.waits_for) == ("none", "approval, soak of 7 days")
 
 
