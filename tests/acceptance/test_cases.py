@@ -24,6 +24,7 @@ from tests.acceptance.shell import ROOT
 from tests.acceptance.writers import Writers, replay
 
 CASES = cases()
+ON_EVERY_VERSION = {"intake_v2", "rename_with_unique_and_fk_index"}
 WHILE = 0.5
 """Seconds for which the writers go on before and after each part, in the state that it leaves."""
 
@@ -37,7 +38,12 @@ SELECT tgname FROM pg_trigger WHERE tgname LIKE '%lockstep%' AND NOT tgisinterna
 """
 
 
-@pytest.fixture(params=CASES, ids=[case.name for case in CASES])
+@pytest.fixture(
+    params=[
+        pytest.param(case, id=case.name, marks=[pytest.mark.every_version] if case.name in ON_EVERY_VERSION else [])
+        for case in CASES
+    ]
+)
 def case(request: pytest.FixtureRequest, database: Target) -> Case:
     found: Case = request.param
     execute(database, *found.setup)

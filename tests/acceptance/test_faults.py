@@ -293,6 +293,50 @@ def test_a_write_that_up_cannot_convert_stands_and_stops_the_migration(
     assert query(person, "SELECT number FROM person WHERE id = 42") == [(4242,)]
 
 
+COUNTER = b"""
+CREATE TABLE counter (id int PRIMARY KEY, hits int NOT NULL);
+INSERT INTO counter SELECT n, n FROM generate_series(1, 50) AS n;
+"""
+TOTAL = """
+name: total
+database: acceptance
+change: |
+  ALTER TABLE counter ALTER COLUMN hits TYPE bigint;
+  ALTER TABLE counter RENAME COLUMN hits TO total;
+mapping:
+  counter.total: {down: "total::int"}
+"""
+
+
+def test_going_back_is_refused_while_the_old_shape_cannot_hold_a_value(
+    lockstep: Lockstep, database: Target, spec: Path
+) -> None:
+    execute(database, COUNTER)
+    before = catalog_text(database)
+    spec.write_text(TOTAL)
+    lockstep.must("run", str(spec), "--until", "switch", "--yes")
+    execute(database, b"UPDATE counter SET total = 3000000000 WHERE id = 7")
+    refused = lockstep.must("rollback", "total", "--old-version-deployed", code=1)
+    assert "[7]" in said(refused)
+    assert query(database, "SELECT total FROM counter WHERE id = 7") == [(3_000_000_000,)]
+    execute(database, b"UPDATE counter SET total = 3 WHERE id = 7")
+    lockstep.must("rollback", "total", "--old-version-deployed")
+    assert catalog_text(database) == before
+    assert query(database, "SELECT id, hits FROM counter WHERE id <> hits") == [(7, 3)]
+
+
+def test_a_value_that_the_old_shape_cannot_hold_survives_contract(
+    lockstep: Lockstep, database: Target, spec: Path
+) -> None:
+    execute(database, COUNTER)
+    spec.write_text(TOTAL)
+    lockstep.must("run", str(spec), "--until", "switch", "--yes")
+    execute(database, b"UPDATE counter SET total = 3000000000 WHERE id = 7")
+    asked = lockstep.must("run", str(spec), "--waive-soak", "--yes")
+    assert "1 of 50" in said(asked)
+    assert query(database, "SELECT total FROM counter WHERE id = 7") == [(3_000_000_000,)]
+
+
 # ------------------------------------------------------------------------------------------- locks, restarts, rivals
 
 

@@ -16,9 +16,9 @@ from tasks.planning.checks.aggregates import aggregates, row_count
 from tasks.planning.checks.parity import parity
 from tasks.planning.checks.references import orphans
 from tasks.planning.checks.rules import evaluates, not_null, rule
-from tasks.planning.checks.sync import old_writers, sync_conflicts, sync_failures, unfilled
+from tasks.planning.checks.sync import DOWN_BITS, old_writers, sync_conflicts, sync_failures, unfilled, unheld
 from tasks.planning.checks.uniqueness import UniqueKey, duplicates, unique_key, unique_keys
-from tasks.planning.checks.validity import constraint_validity, index_validity
+from tasks.planning.checks.validity import constraint_validity, index_validity, schema
 from tasks.planning.names import TableName
 from tasks.planning.plan import Assignment, Check, MappedGroup
 from tests.conftest import CANARY, INTAKES
@@ -210,6 +210,48 @@ class TestRules:
             evaluate(old, raising)
 
 
+@pytest.mark.every_version
+class TestUnheld:
+    def test_only_what_down_could_not_take_counts(self, both: Connection) -> None:
+        check = unheld(table(both, "water_intake"))
+        assert check.severity == "WARNING"
+        assert evaluate(both, check) == Found(0, INTAKES, [], {})
+        both.execute(
+            "UPDATE water_intake SET lockstep_pending = CASE id WHEN 7 THEN 8 WHEN 9 THEN 2 ELSE 4 END"
+            " WHERE id IN (7, 8, 9)"
+        )
+        assert evaluate(both, check) == Found(2, INTAKES, ["[7]", "[9]"], {})
+
+    def test_a_marked_row_is_left_out_of_parity_only_by_its_own_kind_of_mark(self, both: Connection) -> None:
+        at = table(both, "water_intake")
+        both.execute("UPDATE water_intake SET volume_ml = 900000, lockstep_pending = 8 WHERE id = 7")
+        both.execute("UPDATE water_intake SET volume_ml = NULL, lockstep_pending = 4 WHERE id = 8")
+        found = evaluate(both, parity(VOLUME, at, left_out=DOWN_BITS))
+        assert (found.failing, found.sample) == (1, ["[8]"])
+        assert evaluate(both, parity(VOLUME, at)).sample == ["[7]", "[8]"]
+
+
+@pytest.mark.every_version
+class TestSchema:
+    @pytest.mark.parametrize(
+        ("fault", "named"),
+        [
+            ("ADD COLUMN foreign_one int", "foreign_one"),
+            ("DROP COLUMN created_at", "created_at"),
+            ("ALTER COLUMN volume TYPE bigint", "volume"),
+            ("RENAME COLUMN volume_unit TO unit", "unit"),
+        ],
+    )
+    def test_a_column_that_is_not_as_planned_is_named(self, old: Connection, fault: str, named: str) -> None:
+        check = schema(table(old, "water_intake"))
+        assert evaluate(old, check).failing == 0
+        old.execute(f"ALTER TABLE water_intake {fault}".encode())
+        found = evaluate(old, check)
+        assert named in found.sample
+        assert found.failing == len(found.sample) == (2 if "RENAME" in fault else 1)
+
+
+@pytest.mark.every_version
 class TestParity:
     def test_one_changed_and_one_pending_row_fail_by_name(self, both: Connection) -> None:
         check = parity(VOLUME, table(both, "water_intake"))

@@ -193,6 +193,20 @@ class TestTheGatesOfExpandContract:
         }
         assert not result.corruption, "a state to wait for"
 
+    def test_at_contract_a_value_that_the_old_shape_cannot_hold_is_a_warning(self, both: Target, run: Run) -> None:
+        built = contract_gate("m", scope(both), (VOLUME, RECORDED), Promised())
+        execute(
+            both,
+            "UPDATE water_intake SET volume_ml = 900000, lockstep_pending = 8 WHERE id = 17",
+            "INSERT INTO lockstep.sync_failure (migration, table_name, key, sqlstate, direction, kind)"
+            " VALUES ('m', 'public.water_intake', '[17]', '22003', 'down', 'failure')",
+        )
+        result = run(built)
+        assert [(item.check, item.sample) for item in result.warnings] == [("unheld:public.water_intake", ("[17]",))]
+        assert not result.critical
+        execute(both, "UPDATE water_intake SET volume_ml = volume_ml + 1 WHERE id = 18")
+        assert [item.sample for item in run(built).critical] == [("[18]",)], "a difference without a mark is corruption"
+
     def test_final_checks_what_is_left_of_the_rules(self, both: Target, run: Run) -> None:
         execute(
             both,

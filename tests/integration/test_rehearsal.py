@@ -60,6 +60,7 @@ def target(drink_water: Target) -> Catalog:
     return after
 
 
+@pytest.mark.every_version
 def test_a_sync_that_keeps_its_promises_passes(drink_water: Target, plan: Plan, target: Catalog) -> None:
     execute(drink_water, b"TRUNCATE water_intake CASCADE")
     carry_out(drink_water, plan, PHASES[:1])

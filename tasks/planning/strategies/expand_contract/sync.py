@@ -175,11 +175,18 @@ def _old_given(group: Group) -> str:
 def _given_by_old_application(group: Group) -> str:
     """Return whether an INSERT that is read as one of the old shape can only be the old application's.
 
-    The new one may leave nullable columns out, and always leaves out what is only dropped.
+    The new one may leave out nullable columns and those with a default, and always leaves out what is only dropped.
+    What is left out in both versions alike is no reason to wait for the old one; what differs from a default was given.
     """
-    if any(column.not_null for column in group.new.columns):
+    if any(column.not_null and column.default is None for column in group.new.columns):
         return "true"
-    return _old_given(group)
+    other_than_default = [
+        f"record_image_ne(ROW({_column('NEW', column.name)}), ROW(({column.default})::{column.type}))"
+        for column in group.old.columns
+        # A default that is computed must not be computed here: nextval() would take a number.
+        if column.default is not None and "(" not in column.default
+    ]
+    return " OR ".join([_old_given(group), *other_than_default])
 
 
 def _group(writer: _Writer, group: Group) -> list[str]:
