@@ -49,17 +49,18 @@ def demo(
         Literal["expand-contract"], typer.Option("--strategy", help="How the migration is carried out.")
     ] = "expand-contract",
     rows: Annotated[int, typer.Option("--rows", min=100, metavar="N", help="Intakes to migrate.")] = 200_000,
+    postgres: Annotated[Literal["16", "18"], typer.Option("--postgres", help="Version of the embedded server.")] = "16",
     ui: UI = False,
 ) -> None:
     """Migrate the drink-water database under a writing application; approves by itself, and says so."""
     from flows import demo as demonstration
 
     if not ui:
-        finish(demonstration.run(strategy=strategy, rows=rows))
+        finish(demonstration.run(strategy=strategy, rows=rows, major=int(postgres)))
     from flows.session import shown_in_browser
 
     with shown_in_browser():
-        finish(demonstration.run(strategy=strategy, rows=rows))
+        finish(demonstration.run(strategy=strategy, rows=rows, major=int(postgres)))
 
 
 @app.command()

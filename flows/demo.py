@@ -28,14 +28,14 @@ LINGER = 1.0
 """Seconds for which the application goes on in a state before the next command changes it."""
 
 
-def run(*, strategy: str, rows: int) -> int:
+def run(*, strategy: str, rows: int, major: int) -> int:
     """Play the demo with so many intakes and return the exit code: 0 only if everything was equal."""
     if strategy != STRATEGY:
         raise UsageError(f"The strategy {strategy} is not built yet.", remedy=f"There is: --strategy {STRATEGY}")
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        say(f"A drink-water database with {rows:,} intakes is loaded into the embedded PostgreSQL.")
-        play = stack.enter_context(stage(rows=rows, say=say))
+        say(f"A drink-water database with {rows:,} intakes is loaded into the embedded PostgreSQL {major}.")
+        play = stack.enter_context(stage(rows=rows, major=major, say=say))
         if "PREFECT_API_URL" not in os.environ:
             # One server for all the commands below: each would start and stop its own otherwise.
             stack.enter_context(prefect_server.serving(prefect_server.free_port()))

@@ -87,12 +87,12 @@ class Stage:
 
 
 @contextmanager
-def stage(*, rows: int, say: Say) -> Iterator[Stage]:
+def stage(*, rows: int, major: int, say: Say) -> Iterator[Stage]:
     """Start the embedded server and begin to load a fresh database, which stays after the block, to look at."""
     folder = platformdirs.user_data_path("lockstep") / "demo"
     folder.mkdir(parents=True, exist_ok=True)
     # Two servers, as in life. The planner's scratch server stays up from plan to plan.
-    with scratch_server(server.DEFAULT_MAJOR), server.serving() as embedded:
+    with scratch_server(major), server.serving(major) as embedded:
         name = sql.Identifier("lockstep_demo")
         with psycopg.connect(embedded.url("postgres"), autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
