@@ -16,7 +16,7 @@ from tests.acceptance.shell import Shell
 from tests.conftest import scratch_major
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """The environment of commands that share one Prefect server, and the planner's embedded server, kept running."""
     home = tmp_path_factory.mktemp("prefect")
@@ -34,9 +34,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[st
         }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shell(environment: Mapping[str, str]) -> Iterator[Shell]:
-    """The command line, kept in one process for the whole session."""
+    """The command line, kept in one process for all acceptance tests."""
     kept = Shell(environment)
     yield kept
     kept.close()

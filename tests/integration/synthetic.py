@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -161,6 +162,8 @@ def start_phase(
 
 
 def _main(conninfo: str, migration: str, name: str) -> None:
+    # A shell's background job, which the tests may be, has it ignored, and so would this process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open_runner(Target("test", conninfo), migration) as runner:
         runner.run_phase(name, ignore)
         runner.finish_phase(name)

@@ -25,7 +25,7 @@ HELP_SECONDS = 0.5
 
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("LOCKSTEP_")]:
+    for name in [name for name in os.environ if name.startswith(("LOCKSTEP_", "PREFECT_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
