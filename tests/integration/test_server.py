@@ -127,8 +127,9 @@ class TestStart:
         with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
             connection.execute("CREATE TABLE kept ()")
             connection.execute("CHECKPOINT")  # some of these settings lose the last commits at a kill
-        assert server.pid is not None
-        os.kill(server.pid, signal.SIGKILL)
+        postmaster = psutil.Process(server.pid)
+        postmaster.kill()
+        postmaster.wait(10)
         if rebooted:
             (folder / "boot").write_text("another")
         again = start(16, folder, settings=settings)
