@@ -24,6 +24,9 @@ ROW_BYTES = 64
 """What a row is taken to need at least where the table was never analysed, so that nothing is known of its rows."""
 
 SHOWN_KEYS = 3
+_NOT_FOUND = frozenset({"42883", "42P01", "42704", "3F000"})
+"""A function, table, type or schema is not found, by an expression that the server has understood before."""
+
 LOCK_TIMEOUT_MS = 1_000
 STATEMENT_TIMEOUT_MS = 60_000
 
@@ -205,7 +208,12 @@ def _first_failing(size: int, fails: Callable[[int, int], bool]) -> Iterator[int
 def _refusal(name: str, failure: _Failure, keys: Sequence[str]) -> SpecError:
     where = f" for the rows with the keys {', '.join(keys)}" if keys else " for rows of the table"
     more = " and perhaps more" if len(keys) == SHOWN_KEYS else ""
+    remedy = "Make the expression cover these rows (COALESCE, CASE), or correct the rows first."
+    if failure.sqlstate in _NOT_FOUND:
+        remedy = (
+            "A function that it calls relies on search_path, which the sync does not have: give the function one of "
+            "its own (ALTER FUNCTION … SET search_path), or let its body name everything with its schema."
+        )
     return SpecError(
-        f"{name}: the expression fails{where}{more}: {failure.message} (SQLSTATE {failure.sqlstate}).",
-        remedy="Make the expression cover these rows (COALESCE, CASE), or correct the rows first.",
+        f"{name}: the expression fails{where}{more}: {failure.message} (SQLSTATE {failure.sqlstate}).", remedy=remedy
     )
