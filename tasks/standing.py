@@ -203,5 +203,5 @@ def losses(standing: Standing) -> tuple[str, ...]:
         for failure in standing.failures
         if failure.direction == "down"
     ]
-    lossy = [note.text for note in standing.plan.notes if note.severity == "WARNING"]
+    lossy = [note.text for note in standing.plan.notes if note.of_way_back]
     return (*found, *lossy)

@@ -151,6 +151,7 @@ class Mappings:
                 severity="WARNING",
                 text=f"{draft.table}: the old columns cannot hold every value of the new ones ({example}). Such "
                 "a write stands and is recorded; going back would lose that value.",
+                of_way_back=True,
             )
             for example in result.examples
         ]

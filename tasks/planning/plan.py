@@ -218,6 +218,8 @@ class Note(Part):
 
     severity: Severity
     text: str
+    of_way_back: bool = False
+    """It tells what going back would lose."""
 
 
 RollbackTier = Literal["immediate", "emergency", "planned", "none"]

@@ -16,9 +16,9 @@ from tasks.database.progress import Progress
 from tasks.database.records import ApprovalRecord, EventRecord, MigrationRecord, PhaseRecord
 from tasks.narration import listening, show_progress
 from tasks.planning.gates import CheckResult
-from tasks.planning.plan import Approval, Phase, Plan
+from tasks.planning.plan import Approval, Note, Phase, Plan
 from tasks.planning.states import MigrationState, PhaseState
-from tasks.standing import Standing
+from tasks.standing import Standing, losses
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 CONTRACT = Phase(name="contract", purpose="", application="", steps=(), approval=Approval(question="Is it gone?"))
@@ -42,6 +42,15 @@ def standing(state: MigrationState = MigrationState.WAITING, phase: Phase = CONT
         record=record, phases={"contract": pending}, steps=(), approvals=(), gates={}, progress=(), failures=(),
         events=(), holder=None, now=NOW + timedelta(hours=1),
     )  # fmt: skip
+
+
+def test_only_notes_of_the_way_back_are_losses() -> None:
+    upserts = Note(severity="WARNING", text="two constraints at a time")
+    lossy = Note(severity="WARNING", text="the old columns cannot hold 250.55", of_way_back=True)
+    there = standing()
+    plan = there.plan.model_copy(update={"notes": (upserts, lossy)})
+    there = replace(there, record=there.record.model_copy(update={"plan": plan}))
+    assert losses(there) == (lossy.text,)
 
 
 def test_an_approval_is_wanted_until_it_is_given() -> None:
