@@ -37,7 +37,7 @@ CREATE TABLE person (
 );
 CREATE INDEX person_name ON person (lower(name)) WHERE age > 3;
 CREATE INDEX person_tag ON person (tag_id);
-CREATE UNIQUE INDEX person_grown ON person (age, tag_id) WHERE age > 100;
+CREATE UNIQUE INDEX person_seen ON person (seen, tag_id) WHERE tag_id > 100;
 CREATE VIEW seen_person AS SELECT id, seen FROM person;
 CREATE FUNCTION noop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE FUNCTION inner_up(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper($1)';
@@ -78,7 +78,7 @@ REFUSED = {
         "old application does not know it",
     ),
     "a unique index that is stronger than the old one": (
-        "ALTER TABLE person RENAME tag_id TO label_id; CREATE UNIQUE INDEX i ON person (age, label_id)",
+        "ALTER TABLE person RENAME tag_id TO label_id; CREATE UNIQUE INDEX i ON person (seen, label_id)",
         "",
         "old application does not know it",
     ),

@@ -20,6 +20,8 @@ TYPES = {
         "((small))",
         "(small)::bigint",
         "small::numeric",
+        "CAST((small) AS BIGINT)",
+        'CAST("Odd Name" AS TEXT)',
         '("Odd Name")::text',
         "(exact)::text",
         "(word)::text",
@@ -36,6 +38,8 @@ def test_different_values_stay_different(expression: str) -> None:
     "expression",
     [
         "(exact)::bigint",
+        "CAST(exact AS BIGINT)",
+        "CAST(word AS VARCHAR(3))",
         "ratio::bigint",
         "ratio::numeric",
         "(word)::numeric",

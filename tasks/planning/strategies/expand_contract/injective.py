@@ -17,6 +17,9 @@ from tasks.planning.strategies.expand_contract.contribution import TableChange
 
 _IDENTIFIER = r'(?:"(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
 _WIDENING = re.compile(rf"^(?P<column>{_IDENTIFIER})::(?P<type>bigint|text|numeric|character varying)$")
+_CAST = re.compile(rf"^CAST\(\(?(?P<column>{_IDENTIFIER})\)? AS (?P<type>BIGINT|TEXT|DECIMAL|VARCHAR)\)$")
+_CAST_TYPES = {"BIGINT": "bigint", "TEXT": "text", "DECIMAL": "numeric", "VARCHAR": "character varying"}
+"""The same as sqlglot writes it."""
 _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 _PRINTED_APART = _INTEGERS | {"numeric", "text", "character varying", "uuid", "boolean", "date"}
 _WIDENS_FROM = {
@@ -45,11 +48,11 @@ def is_injective(expression: str, types: Mapping[str, str]) -> bool:
     while text.startswith("(") and _closes_at_end(text):
         text = text[1:-1].strip()
     text = re.sub(rf"^\(({_IDENTIFIER})\)", r"\1", text)
-    widening = _WIDENING.match(text)
+    widening = _WIDENING.match(text) or _CAST.match(text)
     if widening is not None:
-        name = widening["column"]
+        name, to = widening["column"], _CAST_TYPES.get(widening["type"], widening["type"])
         column = name[1:-1].replace('""', '"') if name.startswith('"') else name
-        return re.sub(r"\(.*\)", "", types.get(column, "")) in _WIDENS_FROM[widening["type"]]
+        return re.sub(r"\(.*\)", "", types.get(column, "")) in _WIDENS_FROM[to]
     return any(pattern.match(text) for pattern in _INJECTIVE)
 
 
