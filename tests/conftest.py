@@ -26,7 +26,7 @@ import pytest
 from psycopg import sql
 
 from tasks.database.connection import Target
-from tasks.database.server import DEFAULT_MAJOR, EmbeddedServer, program, start
+from tasks.database.server import DEFAULT_MAJOR, DISPOSABLE, EmbeddedServer, program, start
 
 SERVER_VARIABLE = "LOCKSTEP_TEST_SERVER_URL"
 REQUIRE_ALL = "LOCKSTEP_REQUIRE_ALL"
@@ -36,8 +36,6 @@ INTAKES = 1000
 CANARY = "canary-7f3a"
 """In every personal value of the drink-water data: it must never turn up in a ledger, log, message or artifact."""
 
-# What a crash would lose does not matter here, and a checkpoint's fsync costs more than a test.
-TEST_SETTINGS = (("fsync", "off"), ("full_page_writes", "off"), ("synchronous_commit", "off"))
 
 _numbers = itertools.count(1)
 
@@ -166,7 +164,7 @@ def temporary_server(major: int = DEFAULT_MAJOR) -> Iterator[EmbeddedServer]:
     """An embedded server in a temporary folder, gone after the block."""
     folder = Path(tempfile.mkdtemp(prefix="lockstep-server-"))
     folder.chmod(0o755)
-    embedded = start(major, folder, settings=TEST_SETTINGS)
+    embedded = start(major, folder, settings=DISPOSABLE)
     try:
         yield embedded
     finally:
@@ -192,11 +190,6 @@ def server_major() -> int:
     """Return the major version of the session's server, without starting it."""
     address = os.environ.get(SERVER_VARIABLE)
     return int(_ask(address, "SHOW server_version_num")) // 10000 if address else DEFAULT_MAJOR
-
-
-def scratch_major() -> int:
-    """Return the major version of the embedded server on which schemas of the session's server are cloned."""
-    return 16 if server_major() <= 16 else 18
 
 
 def _ask(address: str, question: LiteralString) -> str:

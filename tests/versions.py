@@ -24,8 +24,8 @@ from pathlib import Path
 import platformdirs
 
 from tasks.database import installation
-from tasks.database.server import SETTINGS, SUPERUSER, free_port
-from tests.conftest import SERVER_VARIABLE, TEST_SETTINGS, temporary_server
+from tasks.database.server import DISPOSABLE, SETTINGS, SUPERUSER, free_port
+from tests.conftest import SERVER_VARIABLE, temporary_server
 
 PACKAGES = {13: "13.23.0-beta.16", 14: "14.23.0-beta.17", 15: "15.18.0-beta.17", 17: "17.10.0-beta.17"}
 """The last release of each major version that the npm package has, pinned."""
@@ -125,7 +125,7 @@ def _initialise(programs: Path, folder: Path, password: str, port: int) -> None:
         *("--pgdata", data, "--username", SUPERUSER, "--pwfile", secret),
         *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync"),
     )
-    settings = dict(SETTINGS) | dict(TEST_SETTINGS) | {"port": str(port)}
+    settings = dict(SETTINGS) | dict(DISPOSABLE) | {"port": str(port)}
     with (data / "postgresql.conf").open("a") as configuration:
         configuration.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 

@@ -30,7 +30,7 @@ from psycopg.rows import TupleRow
 from tasks.database.catalog import snapshot
 from tasks.database.connection import Target, connect, scrubbed, session_limits
 from tasks.database.inspection import ServerFacts
-from tasks.database.server import EmbeddedServer, default_folder, program, serving
+from tasks.database.server import DISPOSABLE, EmbeddedServer, default_folder, program, serving
 from tasks.planning import parser
 from tasks.planning.catalog import Catalog
 from tasks.planning.errors import (
@@ -66,8 +66,6 @@ DUMP_OPTIONS = (
     f"--exclude-schema={LOCKSTEP_SCHEMA}",
     f"--lock-wait-timeout={DUMP_LOCK_WAIT_MS}",
 )
-
-SCRATCH_SETTINGS = (("fsync", "off"), ("full_page_writes", "off"), ("synchronous_commit", "off"))
 
 
 class SchemaClone:
@@ -170,11 +168,12 @@ def _drop_abandoned(scratch: Target) -> None:
 
 @contextmanager
 def scratch_server(major: int) -> Iterator[EmbeddedServer]:
-    """Keep the embedded server of schema clones running for the length of a block.
+    """Keep the embedded server of schema clones of this major version, or the nearest, running for a block's length.
 
-    Nothing on it is worth keeping, so it never waits for a disk: dropping a plan's databases costs as many checkpoints.
+    It never waits for a disk: dropping a plan's databases costs as many checkpoints.
     """
-    with serving(major, default_folder(major).with_name(f"scratch-{major}"), settings=SCRATCH_SETTINGS) as server:
+    nearest = 16 if major <= 16 else 18
+    with serving(nearest, default_folder(nearest).with_name(f"scratch-{nearest}"), settings=DISPOSABLE) as server:
         yield server
 
 
@@ -185,7 +184,7 @@ def scratch_place(target: Target, facts: ServerFacts) -> Iterator[EmbeddedServer
     The target's server is taken when the schema needs extensions that the embedded one lacks. The embedded server runs
     for the length of the block at least, and as long as any other process is in such a block.
     """
-    with scratch_server(16 if facts.major <= 16 else 18) as server:
+    with scratch_server(facts.major) as server:
         with connect(target, role="plan") as conn:
             installed = _names(conn, "SELECT extname FROM pg_extension")
         with connect(Target("scratch", server.url("postgres")), role="scratch") as conn:

@@ -10,6 +10,7 @@ Locks: none on the real database; the clones are scratch databases.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import assert_never
 
@@ -32,6 +33,7 @@ from tasks.planning.plan import (
     BuildIndex,
     DropIndex,
     Irreversible,
+    Note,
     Phase,
     Plan,
     Step,
@@ -61,8 +63,17 @@ def prove(plan: Plan, clone: SchemaClone, target: Catalog) -> Plan:
         _compare("the plan", schema_text(target, plan.scope), schema_text(snapshot(connection), plan.scope))
     with connect(clone.fresh(), role="proof", settings=plan.settings) as connection:
         _prepare(connection)
-        _there_and_back(plan, connection, target)
-    return plan
+        notes = tuple(_rehearsed(table, rows) for table, rows in _there_and_back(plan, connection, target).items())
+    return plan.model_copy(update={"notes": (*plan.notes, *notes)})
+
+
+def _rehearsed(table: TableName, rows: int) -> Note:
+    if rows:
+        return Note(severity="INFO", text=f"{table}: {rows} made-up rows went through the sync on a clone.")
+    return Note(
+        severity="WARNING",
+        text=f"{table}: no made-up row satisfies its constraints, so the sync was not rehearsed on a clone.",
+    )
 
 
 def _prepare(connection: psycopg.Connection[TupleRow]) -> None:
@@ -86,20 +97,23 @@ def _carry_out(plan: Plan, connection: psycopg.Connection[TupleRow], start: Cata
     return tuple(phases)
 
 
-def _there_and_back(plan: Plan, connection: psycopg.Connection[TupleRow], target: Catalog) -> None:
+def _there_and_back(plan: Plan, connection: psycopg.Connection[TupleRow], target: Catalog) -> Mapping[TableName, int]:
+    """Carry out and undo; return how many rows were written to each table in between."""
     texts = []
+    written: Counter[TableName] = Counter()
     reversible = [phase for phase in plan.phases if not any(isinstance(s.undo, Irreversible) for s in phase.steps)]
     for phase in reversible:
         texts.append(schema_text(snapshot(connection), plan.scope))
         for step in phase.steps:
             _perform(connection, step, (step.action,))
         if phase.name in REHEARSED_AFTER:
-            rehearse(plan, connection, target, after=phase.name)
+            written.update(rehearse(plan, connection, target, after=phase.name))
     for phase, before in zip(reversed(reversible), reversed(texts), strict=True):
         for step in reversed(phase.steps):
             if not isinstance(step.undo, Irreversible):
                 _perform(connection, step, step.undo)
         _compare(f"undoing {phase.name}", before, schema_text(snapshot(connection), plan.scope))
+    return written
 
 
 def _perform(connection: psycopg.Connection[TupleRow], step: Step, actions: Sequence[Action]) -> None:

@@ -21,7 +21,7 @@ from tasks.database.connection import limits
 from tasks.planning import candidates
 from tasks.planning.catalog import Catalog, Column, Table
 from tasks.planning.errors import Unsupported
-from tasks.planning.names import DIRECTION_SETTING, LOCKSTEP_SCHEMA, PENDING_COLUMN, display, verbatim
+from tasks.planning.names import DIRECTION_SETTING, LOCKSTEP_SCHEMA, PENDING_COLUMN, TableName, display, verbatim
 from tasks.planning.plan import Assignment, MappedGroup, Plan
 from tasks.planning.strategies.expand_contract.contribution import check_expression
 
@@ -35,15 +35,15 @@ Row = Mapping[str, str | None]
 Connection = psycopg.Connection[TupleRow]
 
 
-def rehearse(plan: Plan, connection: Connection, target: Catalog, *, after: str) -> int:
-    """Write rows of the shapes that may be written after this phase; return how many rows were tried.
+def rehearse(plan: Plan, connection: Connection, target: Catalog, *, after: str) -> dict[TableName, int]:
+    """Write rows of the shapes that may be written after this phase; return how many rows were tried of each table.
 
     ``connection`` is to a clone on which the plan was carried out up to and including the phase ``after``, with a
     ledger; ``target`` is the catalog that the user's change leads to. Raises `Unsupported` with the row when a
     statement fails for the sync, or leaves the two shapes apart without a mark.
     """
     catalog = snapshot(connection)
-    tried = 0
+    tried: dict[TableName, int] = {}
     for name in plan.tables:
         table, goal = catalog.table(name), target.table(name)
         groups = tuple(group for group in plan.groups if group.table == name and group.bits)
@@ -53,18 +53,18 @@ def rehearse(plan: Plan, connection: Connection, target: Catalog, *, after: str)
             limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
             _bare(connection, table, {column for group in groups for column in (*group.old, *group.new)})
             rehearsal = _Rehearsal(connection, table, groups)
-            tried += rehearsal.old_shape()
+            tried[name] = rehearsal.old_shape()
             if after != "expand":
-                tried += rehearsal.new_shape(goal)
+                tried[name] += rehearsal.new_shape(goal)
     return tried
 
 
 def _bare(connection: Connection, table: Table, mapped: set[str]) -> None:
-    """Leave of the table, within this transaction, what concerns the mapped columns: all else may stay empty."""
+    """Leave of the table, within this transaction, what concerns the mapped columns alone: all else may stay empty."""
     concerned = {*mapped, PENDING_COLUMN}
     for constraint in table.constraints:
         if constraint.kind == "foreign_key" or (
-            constraint.kind != "not_null" and not set(constraint.columns) & concerned
+            constraint.kind != "not_null" and not set(constraint.columns) <= concerned
         ):
             _alter(connection, table, sql.SQL("DROP CONSTRAINT {} CASCADE").format(sql.Identifier(constraint.name)))
     for column in table.columns:
@@ -122,7 +122,9 @@ class _Rehearsal:
         if not all(single):
             return []
         first = {name: value for rows in single for name, value in rows[0].items()}
-        return [first, *({**first, **row} for rows in single for row in rows[1:])]
+        whole = [first, *({**first, **row} for rows in single for row in rows[1:])]
+        # Once more: a CHECK may be about columns of several groups.
+        return [row for row in whole if self._is_sound(shape, row)]
 
     def _candidates(self, shape: Table, column: Column) -> tuple[str | None, ...]:
         """Return values of a column: what its constraints and the mapping name, an enum's labels, the type's edges."""

@@ -57,6 +57,10 @@ SETTINGS: tuple[tuple[str, str], ...] = (
 )
 
 
+DISPOSABLE: tuple[tuple[str, str], ...] = (("fsync", "off"), ("full_page_writes", "off"), ("synchronous_commit", "off"))
+"""For a server on which nothing is worth keeping: it never waits for a disk."""
+
+
 @dataclass(frozen=True)
 class EmbeddedServer:
     """A server that `start` has started. It outlives this object and this process; `stop` ends it."""

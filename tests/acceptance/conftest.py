@@ -13,7 +13,7 @@ from tasks.database.clone import scratch_server
 from tasks.database.connection import Target
 from tests.acceptance.harness import Lockstep
 from tests.acceptance.shell import Shell
-from tests.conftest import scratch_major
+from tests.conftest import server_major
 
 
 @pytest.fixture(scope="package")
@@ -21,7 +21,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[st
     """The environment of commands that share one Prefect server, and the planner's embedded server, kept running."""
     home = tmp_path_factory.mktemp("prefect")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(scratch_server(scratch_major()))
+        stack.enter_context(scratch_server(server_major()))
         # A server that runs already is taken as it is, as the command line does: a start takes half a minute.
         address = os.environ.get("PREFECT_API_URL")
         if address is None:

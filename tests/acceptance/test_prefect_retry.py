@@ -23,7 +23,7 @@ from tasks.database.clone import scratch_server
 from tasks.database.connection import Target
 from tasks.planning.states import MigrationState, PhaseState
 from tasks.standing import standing_of
-from tests.conftest import scratch_major
+from tests.conftest import server_major
 
 ROOT = Path(__file__).parents[2]
 SPEC = "examples/drink-water/intake-v2.yaml"
@@ -48,7 +48,7 @@ def environment(drink_water: Target, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.setenv("LOCKSTEP_DRINK_WATER_URL", drink_water.conninfo)
     monkeypatch.setenv("PREFECT_WORKER_QUERY_SECONDS", "1")
-    with scratch_server(scratch_major()), prefect_server.serving(prefect_server.free_port(), tmp_path) as server:
+    with scratch_server(server_major()), prefect_server.serving(prefect_server.free_port(), tmp_path) as server:
         yield os.environ | prefect_server.PRIVATE | {"PREFECT_API_URL": server.url}
 
 

@@ -44,6 +44,13 @@ CREATE FUNCTION inner_up(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT up
 CREATE FUNCTION outer_up(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN inner_up($1); END';
 CREATE FUNCTION outer_fixed(text) RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = public
   AS 'BEGIN RETURN inner_up($1); END';
+CREATE TYPE mood AS ENUM ('sad', 'glad');
+CREATE TABLE span (
+    id int PRIMARY KEY, low int NOT NULL, high int NOT NULL, kept int, felt mood NOT NULL DEFAULT 'glad',
+    CHECK (low < high), CHECK (kept IS NOT NULL AND high > 0)
+);
+CREATE TABLE formed (id int PRIMARY KEY, plate text NOT NULL CHECK (plate ~ '^[A-Z]{2}-[0-9]+$'));
+INSERT INTO span SELECT n, n, n + 5, n FROM generate_series(1, 5) AS n;
 CREATE TABLE keyless (a int, b text);
 CREATE TABLE parted (id int PRIMARY KEY, a text) PARTITION BY RANGE (id);
 CREATE TABLE guarded (id int PRIMARY KEY, owner text);
@@ -166,6 +173,12 @@ ACCEPTED = {
         "",
         1,
     ),
+    "renames under CHECKs over several columns, and of an enum with a default": (
+        "ALTER TABLE span RENAME low TO bottom; ALTER TABLE span RENAME high TO top;"
+        " ALTER TABLE span RENAME felt TO feeling",
+        "",
+        3,
+    ),
     "retype and rename": (
         "ALTER TABLE person ALTER age TYPE bigint; ALTER TABLE person RENAME age TO years",
         "{person.years: {down: 'least(years, 199)::int'}}",
@@ -247,6 +260,13 @@ def test_the_reverse_spec_leads_back(server: AnyServer, people: Target, tmp_path
         with psycopg.connect(target.conninfo) as connection:
             names = connection.execute("SELECT name FROM person ORDER BY id").fetchall()
         assert names == [(f"First Last{n}",) for n in range(1, 10)]
+
+
+def test_the_plan_says_whether_the_sync_was_rehearsed(people: Target, tmp_path: Path) -> None:
+    tried = oracle.plan(spec_of(tmp_path, "ALTER TABLE tag RENAME name TO title", ""), people).notes
+    assert [note.severity for note in tried if "made-up rows went through the sync" in note.text] == ["INFO"]
+    unfit = oracle.plan(spec_of(tmp_path, "ALTER TABLE formed RENAME plate TO sign", ""), people).notes
+    assert [note.severity for note in unfit if "was not rehearsed" in note.text] == ["WARNING"]
 
 
 def test_the_same_spec_gives_the_same_plan(people: Target, tmp_path: Path) -> None:

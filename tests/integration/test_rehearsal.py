@@ -12,11 +12,13 @@ from tasks.database.connection import Target, connect
 from tasks.database.rehearsal import rehearse
 from tasks.planning.catalog import Catalog
 from tasks.planning.errors import Unsupported
+from tasks.planning.names import TableName
 from tasks.planning.plan import Plan
 from tasks.planning.spec import load
 from tests.acceptance.harness import execute, query
 from tests.integration.staging import PHASES, carry_out
 
+INTAKE = TableName("public", "water_intake")
 FAULTS = {
     "it fails": (
         "IF NEW.volume > 10 THEN RAISE division_by_zero; END IF; RETURN NEW;",
@@ -65,10 +67,10 @@ def test_a_sync_that_keeps_its_promises_passes(drink_water: Target, plan: Plan, 
     execute(drink_water, b"TRUNCATE water_intake CASCADE")
     carry_out(drink_water, plan, PHASES[:1])
     with connect(drink_water, role="test", settings=plan.settings) as connection:
-        assert rehearse(plan, connection, target, after="expand") > 10
+        assert rehearse(plan, connection, target, after="expand")[INTAKE] > 10
     carry_out(drink_water, plan, PHASES[1:4])
     with connect(drink_water, role="test", settings=plan.settings) as connection:
-        assert rehearse(plan, connection, target, after="switch") > 20
+        assert rehearse(plan, connection, target, after="switch")[INTAKE] > 20
         assert connection.execute("SELECT count(*) FROM water_intake").fetchone() == (0,)
 
 

@@ -23,9 +23,9 @@ import psycopg
 import pytest
 
 from tasks.database import installation
-from tasks.database.server import EmbeddedServer, program, serving, start
+from tasks.database.server import DISPOSABLE, EmbeddedServer, program, serving, start
 from tasks.planning.errors import CannotConnect, UsageError
-from tests.conftest import TEST_SETTINGS, temporary_server
+from tests.conftest import temporary_server
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to hand its server to another user")
 START = """
@@ -103,7 +103,7 @@ class TestStart:
         assert not server.folder.exists()
 
     def test_a_private_folder_is_no_obstacle(self, folder: Path) -> None:
-        server = start(16, folder, settings=TEST_SETTINGS)
+        server = start(16, folder, settings=DISPOSABLE)
         assert ask(server, "SELECT 1") == 1
         data = server.data
         server.remove()
@@ -122,7 +122,7 @@ class TestStart:
     def test_after_the_machine_went_down_a_server_without_fsync_begins_anew(
         self, folder: Path, safe: bool, rebooted: bool, kept: bool
     ) -> None:
-        settings = () if safe else TEST_SETTINGS
+        settings = () if safe else DISPOSABLE
         server = start(16, folder, settings=settings)
         with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
             connection.execute("CREATE TABLE kept ()")
@@ -250,7 +250,7 @@ class TestUsers:
         monkeypatch.setattr(installation, "ROOTS_PLACE", place)
         installation.server_program.cache_clear()
         try:
-            server = start(16, folder, settings=TEST_SETTINGS)
+            server = start(16, folder, settings=DISPOSABLE)
             assert server.pid is not None
             assert psutil.Process(server.pid).cmdline()[0].startswith(str(place))
             assert ask(server, "SELECT count(*) FROM pg_timezone_names WHERE name = 'Europe/Berlin'") == 1
