@@ -139,3 +139,7 @@ def recorded(connection: psycopg.Connection[TupleRow]) -> list[tuple[Any, ...]]:
     return connection.execute(
         "SELECT table_name, key, sqlstate, direction, kind FROM lockstep.sync_failure ORDER BY id"
     ).fetchall()
+
+
+def writers(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    return int(row(connection, "SELECT count(*) FROM lockstep.old_write")[0])
