@@ -4,6 +4,12 @@ A batch is one transaction: fence, ``lockstep.direction = 'none'``, rows locked 
 updated, cursor. It never waits for the application's rows; the ones it skips, and rows that a key change moved
 behind the cursor, are met by the sweeps. A row that cannot be filled is found by halving, recorded, left unfilled and
 passed over: the gate behind the phase decides about it.
+
+Where key order is the rows' order on disk, a page of keys is filled in four turns, each a batch of every fourth row
+of a block. What the first turn leaves behind is pruned and makes room for the rows of the next, in the same block:
+those updates are HOT, they write no index, and the table hardly grows. Several pages are open at once, each a turn
+ahead of the next, because the application's transactions have to end before a row can be pruned. The cursor moves
+with a page's last turn.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,7 +25,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
-from tasks.database.backfill_sql import compose, keys
+from tasks.database.backfill_sql import TURNS, compose, keys
 from tasks.database.connection import limits, session_limits
 from tasks.database.crash import crash_point
 from tasks.database.failures import LOCK_REFUSED, caused_by_row
@@ -37,6 +43,8 @@ Key = tuple[str, ...]
 BATCH_SECONDS = 0.040
 """What a batch aims at, commit included, so that it rarely exceeds 50 ms: so long an application may wait for a row."""
 FIRST_ROWS, LEAST_ROWS, MOST_ROWS = 500, 20, 20_000
+CORRELATION = 0.5
+"""From here on rows that follow each other in key order share blocks often enough for turns to pay."""
 MOST_FAILURES = 1_000
 """More failing rows than this are a wrong mapping, not exceptions."""
 SWEEP_ROWS = 2_000
@@ -64,11 +72,20 @@ def run_backfill(
 
 @dataclass(frozen=True)
 class _Page:
-    """Rows behind the cursor, up to and with ``upto``; ``last`` when no row was behind them."""
+    """Rows behind ``after`` (None: from the first), up to and with ``upto``; ``last`` when no row was behind them."""
 
+    after: Key | None
     upto: Key
     rows: int
     last: bool
+    turn: int
+    """The turn that is next, of `TURNS`."""
+    row_by_row: bool = False
+    """Some row could not be filled: nothing is left to do but to move the cursor."""
+
+    @property
+    def done(self) -> bool:
+        return self.turn == TURNS
 
 
 class _Backfilling:
@@ -86,8 +103,9 @@ class _Backfilling:
         self._batches = 0
         timeout = max(STATEMENT_TIMEOUT_MS, step.statement_timeout_ms)
         session_limits(self._connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=timeout)
-        plain, estimate = self._table_facts()
+        plain, estimate, correlation = self._table_facts()
         self._statements = compose(migration, action, plain=plain)
+        self._turns = TURNS if abs(correlation) >= CORRELATION else 1
         self._cursor, done, total = self._start(estimate)
         self._meter = Meter(
             report, step=step.id, title=step.title, table=str(action.table), rows_done=done, rows_total=total
@@ -112,62 +130,76 @@ class _Backfilling:
     # --- in key order --------------------------------------------------------------------------------------------
 
     def _pass_over_keys(self) -> None:
-        size = FIRST_ROWS
-        while True:
-            began = time.monotonic()
-            try:
-                page = self._patiently(partial(self._fill_page, size))
-            except psycopg.Error as error:
-                if not caused_by_row(error):
-                    raise
-                page = self._fill_page_by_rows(size)
-            seconds = time.monotonic() - began
-            if page is None:
-                return
-            self._after_batch(page.rows)
-            if page.last:
-                return
-            # Half of the way to the goal at a time: one slow batch (a checkpoint) says little.
-            factor = min(2.0, max(0.5, (1 + BATCH_SECONDS / max(seconds, 0.001)) / 2))
-            size = int(min(MOST_ROWS, max(LEAST_ROWS, size * factor)))
+        """Open a page a round, and give every open page a turn, the oldest first."""
+        pages: list[_Page] = []
+        size, reached, more = FIRST_ROWS, self._cursor, True
+        while pages or more:
+            page = self._next_page(reached, size) if more else None
+            if page is not None:
+                pages.append(page)
+                reached = page.upto
+            more = page is not None and not page.last
+            for number, page in enumerate(pages):
+                began = time.monotonic()
+                pages[number] = self._take_turn(page)
+                seconds = time.monotonic() - began
+                # Half of the way to the goal at a time: one slow batch (a checkpoint) says little.
+                factor = min(2.0, max(0.5, (1 + BATCH_SECONDS / max(seconds, 0.001)) / 2))
+                size = int(min(MOST_ROWS, max(LEAST_ROWS, page.rows / self._turns * factor)))
+            while pages and pages[0].done:
+                self._leave(pages.pop(0))
 
-    def _fill_page(self, size: int) -> _Page | None:
-        """Fill up to ``size`` rows behind the cursor and move it; return None when no row is behind it."""
+    def _next_page(self, after: Key | None, size: int) -> _Page | None:
+        """Return the page of ``size`` rows a turn behind a key; None when there is no row."""
+        statements = self._statements
+        values = keys("k", after) | {"n": size * self._turns}
+        with self._connection.transaction():
+            self._connection.execute(_SQL["begin_batch"])
+            row = self._execute(statements.first_page_end if after is None else statements.page_end, values).fetchone()
+            if row is not None:
+                return _Page(after, row, size * self._turns, last=False, turn=TURNS - self._turns)
+            query = statements.first_last_page if after is None else statements.last_page
+            row = self._execute(query, values).fetchone()
+        return _Page(after, row[:-1], row[-1], last=True, turn=TURNS - self._turns) if row is not None else None
+
+    def _take_turn(self, page: _Page) -> _Page:
+        if page.done:
+            return page
+        try:
+            self._vacuum.after(self._patiently(partial(self._fill_page, page)))
+        except psycopg.Error as error:
+            if not caused_by_row(error):
+                raise
+            self._fill_page_by_rows(page)
+            return replace(page, turn=TURNS, row_by_row=True)
+        return replace(page, turn=page.turn + 1)
+
+    def _fill_page(self, page: _Page) -> int:
+        """Fill the rows of the page's turn, in its last turn all that are left; return how many were filled."""
         with self._batch():
-            page = self._page(size)
-            if page is None:
-                return None
             statements = self._statements
-            fill = statements.fill_first_range if self._cursor is None else statements.fill_range
-            filled = self._execute(fill, keys("k", self._cursor) | keys("u", page.upto)).rowcount
-            self._advance(page)
-        self._cursor = page.upto
-        self._vacuum.after(filled)
-        return page
+            fill = statements.fill_first_range if page.after is None else statements.fill_range
+            values = keys("k", page.after) | keys("u", page.upto) | {"turn": page.turn}
+            filled = self._execute(fill, values).rowcount
+            if page.turn == TURNS - 1:
+                self._advance(page)
+        return filled
 
-    def _fill_page_by_rows(self, size: int) -> _Page | None:
+    def _fill_page_by_rows(self, page: _Page) -> None:
         """Do what `_fill_page` does where some row of the page fails: find it, record it, fill the others."""
         with self._batch():
-            page = self._page(size)
-            if page is None:
-                return None
             statements = self._statements
-            query = statements.pending_first_range if self._cursor is None else statements.pending_range
-            found = self._execute(query, keys("k", self._cursor) | keys("u", page.upto)).fetchall()
+            query = statements.pending_first_range if page.after is None else statements.pending_range
+            found = self._execute(query, keys("k", page.after) | keys("u", page.upto)).fetchall()
         self._fill_rows(found)
-        with self._batch():
-            self._advance(page)
-        self._cursor = page.upto
-        return page
 
-    def _page(self, size: int) -> _Page | None:
-        statements, fresh = self._statements, self._cursor is None
-        values = keys("k", self._cursor) | {"n": size}
-        row = self._execute(statements.first_page_end if fresh else statements.page_end, values).fetchone()
-        if row is not None:
-            return _Page(row, size, last=False)
-        row = self._execute(statements.first_last_page if fresh else statements.last_page, values).fetchone()
-        return _Page(row[:-1], row[-1], last=True) if row is not None else None
+    def _leave(self, page: _Page) -> None:
+        """Go on behind the oldest page, which is done."""
+        if page.row_by_row:
+            with self._batch():
+                self._advance(page)
+        self._cursor = page.upto
+        self._after_batch(page.rows)
 
     # --- row by row ----------------------------------------------------------------------------------------------
 
@@ -275,10 +307,12 @@ class _Backfilling:
 
     # --- starting ------------------------------------------------------------------------------------------------
 
-    def _table_facts(self) -> tuple[bool, int]:
+    def _table_facts(self) -> tuple[bool, int, float]:
+        """Return whether the table is a plain one, its estimated rows, and how well its key follows its blocks."""
         table = self._action.table
-        row = self._connection.execute(_SQL["table_facts"], {"schema": table.schema, "table": table.name}).fetchone()
-        return (bool(row[0]), int(row[1])) if row else (True, 0)
+        values = {"schema": table.schema, "table": table.name, "column": self._action.key[0]}
+        row = self._connection.execute(_SQL["table_facts"], values).fetchone()
+        return (bool(row[0]), int(row[1]), float(row[2])) if row else (True, 0, 0.0)
 
     def _start(self, estimate: int) -> tuple[Key | None, int, int]:
         with self._batch():

@@ -16,7 +16,14 @@ from psycopg import sql
 from tasks.planning.names import PENDING_COLUMN, verbatim
 from tasks.planning.plan import Backfill
 
+TURNS = 4
+"""In how many turns a page of keys can be filled: a power of two, up to 256."""
+
 _ROW = sql.Identifier("lockstep_row")
+# A row's number in its block, or rather its last byte. PostgreSQL 13 has no plainer way to it that is fast.
+_IN_TURN = sql.SQL("(pg_catalog.get_byte(pg_catalog.tidsend({row}.ctid), 5) & {mask}) <= %(turn)s::integer").format(
+    row=_ROW, mask=sql.Literal(TURNS - 1)
+)
 
 
 def _escaped(part: sql.Composable) -> sql.SQL:
@@ -30,7 +37,8 @@ def _name(identifier: str) -> sql.SQL:
 
 @dataclass(frozen=True)
 class BackfillStatements:
-    """Statements over key texts. Named parameters: ``after`` and ``upto`` as ``k0, k1 …`` and ``u0, u1 …``, ``n``."""
+    """Statements over key texts. Named parameters: ``after`` and ``upto`` as ``k0, k1 …`` and ``u0, u1 …``, ``n``,
+    ``turn`` from 0: with the last one a range's rows are complete."""
 
     page_end: sql.Composed
     """The key of the n-th row after the cursor; none when fewer are left."""
@@ -80,8 +88,8 @@ class _Composer:
             first_page_end=self._page_end(everything),
             last_page=self._last_page(after),
             first_last_page=self._last_page(everything),
-            fill_range=self._fill(both),
-            fill_first_range=self._fill(upto),
+            fill_range=self._fill(self._in_turn(both)),
+            fill_first_range=self._fill(self._in_turn(upto)),
             fill_keys=self._fill(self._listed()),
             pending_range=self._pending(both, sql.SQL("ORDER BY {}").format(self._joined(self._columns))),
             pending_first_range=self._pending(upto, sql.SQL("ORDER BY {}").format(self._joined(self._columns))),
@@ -112,6 +120,10 @@ class _Composer:
             for number, kind in enumerate(self._types)
         ]
         return sql.SQL("({}) IN (SELECT * FROM unnest({}))").format(self._joined(self._columns), self._joined(arrays))
+
+    @staticmethod
+    def _in_turn(condition: sql.Composable) -> sql.Composed:
+        return sql.SQL("{} AND {}").format(condition, _IN_TURN)
 
     def _page_end(self, condition: sql.Composable) -> sql.Composed:
         return sql.SQL("SELECT {} FROM {} AS {} WHERE {} ORDER BY {} OFFSET %(n)s::bigint - 1 LIMIT 1").format(

@@ -1,9 +1,16 @@
 -- name: begin_batch
 -- A batch and its cursor commit together, so a commit that a server crash loses is only done again.
-SELECT set_config('lockstep.direction', 'none', true), set_config('synchronous_commit', 'off', true)
+-- The key's index is the way to a page, whatever the statistics say, and whether there are any.
+SELECT set_config('lockstep.direction', 'none', true), set_config('synchronous_commit', 'off', true),
+       set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+       set_config('jit', 'off', true)
 
 -- name: table_facts
-SELECT c.relkind = 'r' AND NOT c.relhassubclass AS plain, greatest(c.reltuples, 0)::bigint AS rows
+-- Without statistics the rows are taken to lie in key order, as they do in most tables.
+SELECT c.relkind = 'r' AND NOT c.relhassubclass AS plain, greatest(c.reltuples, 0)::bigint AS rows,
+       coalesce((SELECT s.correlation FROM pg_catalog.pg_stats AS s
+                  WHERE s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = %(column)s
+                  ORDER BY s.inherited DESC LIMIT 1), 1) AS correlation
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s
 
