@@ -18,12 +18,14 @@ from tasks.database.connection import Target, connect
 from tasks.database.inspection import check_privileges, require_usable
 from tasks.database.mappings import Mappings
 from tasks.database.proof import prove
+from tasks.database.retyping import direct_retypes
 from tasks.database.trace import apply_change
 from tasks.planning.catalog import Catalog
 from tasks.planning.intent import intent_of
-from tasks.planning.meaning import changes
+from tasks.planning.meaning import changes, settled
 from tasks.planning.plan import Plan
 from tasks.planning.planner import all_drafts, changed_tables, make_plan
+from tasks.planning.retyping import require_word, retyped_columns
 from tasks.planning.schema_hash import schema_hash
 from tasks.planning.spec import LoadedSpec
 from tasks.planning.statements import Statement
@@ -53,13 +55,16 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
         before = _with_sizes(before, clone.live)
         intent = intent_of(loaded, target.name, before, settings)
         tables = changed_tables(changes(before, after))
-        found = all_drafts(intent, before, after, tables)
+        retyped = retyped_columns(before, after)
+        require_word(retyped, intent.words)
+        direct = direct_retypes(clone, settings, retyped, after, intent.using, intent.wanted)
+        found = all_drafts(intent, before, after, tables, direct)
         mappings = Mappings(clone, parsed, intent, before, after)
         with connect(target, role="plan", settings=settings) as live:
             check_privileges(live, tables)
             canonical = mappings.canonical(found)
             notes = mappings.probe(live, found, canonical)
-        made = make_plan(intent, before, after, tables, found, canonical, notes)
+        made = make_plan(intent, before, after, tables, found, canonical, notes, direct)
         return prove(made, clone, after)
 
 
@@ -86,7 +91,8 @@ def _meaning(
     clone: SchemaClone, parsed: Sequence[Statement], settings: Sequence[tuple[str, str]]
 ) -> tuple[Catalog, Catalog]:
     with connect(clone.fresh(), role="oracle") as connection:
-        return apply_change(connection, parsed, settings)
+        before, after = apply_change(connection, parsed, settings)
+    return before, settled(before, after)
 
 
 def _with_sizes(before: Catalog, live: Catalog) -> Catalog:

@@ -35,6 +35,14 @@ class Intent:
     soak_seconds: int
     settings: tuple[tuple[str, str], ...]
 
+    @property
+    def words(self) -> Mapping[TableName, frozenset[str]]:
+        """By table, the columns of which the author says that the old version copes with their new type."""
+        return {
+            table: frozenset(name for name, wanted in columns.items() if wanted.old_version_reads)
+            for table, columns in self.wanted.items()
+        }
+
 
 def intent_of(loaded: LoadedSpec, database: str, before: Catalog, settings: tuple[tuple[str, str], ...]) -> Intent:
     """Resolve a spec's names by the pinned search_path. Raises `SpecError` for a table or column that is not there."""
@@ -43,7 +51,9 @@ def intent_of(loaded: LoadedSpec, database: str, before: Catalog, settings: tupl
     wanted: dict[TableName, dict[str, Wanted]] = {}
     for (written, column), mapping in spec.mappings().items():
         table = names.table(written, f"mapping {written.name}.{column}")
-        wanted.setdefault(table.name, {})[column] = Wanted(mapping.up, mapping.down_columns())
+        wanted.setdefault(table.name, {})[column] = Wanted(
+            mapping.up, mapping.down_columns(), mapping.old_version_reads
+        )
     using: dict[TableName, dict[str, str]] = {}
     for item in using_expressions(loaded.statements()):
         found = find_table(before, item.table, names.path)

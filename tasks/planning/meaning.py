@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from pydantic import BaseModel
 
 from tasks.planning import definitions
-from tasks.planning.catalog import Catalog, Column, Constraint, Dependent, SchemaObject, Table
+from tasks.planning.catalog import Catalog, Column, Constraint, Dependent, Index, SchemaObject, Table
 from tasks.planning.change import (
     Change,
     ColumnAdded,
@@ -59,6 +59,7 @@ __all__ = [
     "TableRenamed",
     "TriggerChanged",
     "changes",
+    "settled",
 ]
 
 # Views and functions that depend on a table are objects of their own and reported once, there; what is generated is
@@ -90,6 +91,43 @@ def changes(before: Catalog, after: Catalog) -> tuple[Change, ...]:
     found.extend(TableAdded(table=table.name, after=table) for table in added)
     found.extend(_objects(before, after, context))
     return tuple(found)
+
+
+def settled(before: Catalog, after: Catalog) -> Catalog:
+    """Return ``after`` with the OIDs of ``before`` where ALTER COLUMN … TYPE only made a constraint or index anew.
+
+    From then on an OID says what it says for every other change: the same object, or another one.
+    """
+    context = _Context.of(before, after)
+    known = {table.oid: table for table in before.tables}
+    tables = []
+    for table in after.tables:
+        old = known.get(table.oid)
+        if old is not None:
+            table = table.model_copy(
+                update={
+                    "constraints": tuple(_constraint_settled(item, old, table, context) for item in table.constraints),
+                    "indexes": tuple(_index_settled(item, old, table, context) for item in table.indexes),
+                }
+            )
+        tables.append(table)
+    return after.model_copy(update={"tables": tuple(tables)})
+
+
+def _constraint_settled(item: Constraint, before: Table, after: Table, context: _Context) -> Constraint:
+    kept = {other.oid for other in after.constraints}
+    for old in before.constraints:
+        if old.name == item.name and old.oid not in kept and _constraint_followed(old, item, before, context):
+            return item.model_copy(update={"oid": old.oid})
+    return item
+
+
+def _index_settled(item: Index, before: Table, after: Table, context: _Context) -> Index:
+    kept = {other.oid for other in after.indexes}
+    for old in before.indexes:
+        if old.name == item.name and old.oid not in kept and _index_followed(old, item, before, context):
+            return item.model_copy(update={"oid": old.oid})
+    return item
 
 
 @dataclass(frozen=True)
@@ -222,12 +260,16 @@ def _indexes(before: Table, after: Table, context: _Context) -> Iterator[Change]
             fell = bool(gone & set(old.columns)) or (old.constraint is not None and old.constraint not in left)
             yield IndexDropped(table=before.name, before=old, consequence=fell)
         elif old is not None and new is not None and not _same(old, new, "oid", "bytes"):
-            # The index of a renamed constraint takes its name: that is reported with the constraint.
-            named = ("name", "constraint") if old.constraint is not None and new.constraint is not None else ()
-            followed = _same(old, new, "oid", "bytes", "definition", "columns", *named) and context.follows(
-                old.definition, new.definition, before.name
-            )
+            followed = _index_followed(old, new, before, context)
             yield IndexChanged(table=before.name, before=old, after=new, consequence=followed)
+
+
+def _index_followed(old: Index, new: Index, table: Table, context: _Context) -> bool:
+    # The index of a renamed constraint takes its name: that is reported with the constraint.
+    named = ("name", "constraint") if old.constraint is not None and new.constraint is not None else ()
+    return _same(old, new, "oid", "bytes", "definition", "columns", *named) and context.follows(
+        old.definition, new.definition, table.name
+    )
 
 
 def _triggers(before: Table, after: Table, context: _Context) -> Iterator[Change]:

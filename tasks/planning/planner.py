@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tasks.planning import retyping
 from tasks.planning.catalog import Catalog, Column, Constraint, Table
 from tasks.planning.change import (
     Change,
@@ -27,6 +28,7 @@ from tasks.planning.intent import Intent
 from tasks.planning.names import TableName, display
 from tasks.planning.parser import column_references
 from tasks.planning.plan import Assignment, Note, Phase, Plan
+from tasks.planning.retyping import DirectRetype
 from tasks.planning.strategies.expand_contract.contribution import TableChange, check_expression
 from tasks.planning.strategies.expand_contract.mapping import Canonical, Draft, Group, Side, drafts
 from tasks.planning.strategies.expand_contract.phases import Surroundings, Work, assemble, work_on
@@ -63,13 +65,16 @@ _TABLE_CHANGES = (
 )  # fmt: skip
 
 
-def all_drafts(intent: Intent, before: Catalog, after: Catalog, tables: Sequence[TableName]) -> tuple[Draft, ...]:
+def all_drafts(
+    intent: Intent, before: Catalog, after: Catalog, tables: Sequence[TableName], direct: Sequence[DirectRetype] = ()
+) -> tuple[Draft, ...]:
     """Return the mapping groups of all changed tables, in the user's words."""
     _refuse_stray_mappings(intent, before, tables)
     found: list[Draft] = []
     for name in tables:
         old, new = _pair(before, after, name)
-        found += drafts(old, new, intent.wanted.get(name, {}), intent.using.get(name, {}))
+        names = [retype.column.name for retype in direct if retype.column.table == name]
+        found += drafts(old, new, intent.wanted.get(name, {}), intent.using.get(name, {}), names)
     for draft in found:
         table = before.table(draft.table)
         if table is None or table.primary_key is None:
@@ -105,6 +110,7 @@ def _refuse_domains_without_null(draft: Draft, before: Catalog, after: Catalog) 
 def make_plan(
     intent: Intent, before: Catalog, after: Catalog, tables: Sequence[TableName],
     found: Sequence[Draft], canonical: Mapping[Way, Canonical], notes: Sequence[Note] = (),
+    direct: Sequence[DirectRetype] = (),
 ) -> Plan:  # fmt: skip
     """Return the plan, without schema hashes; those come from proving it on a clone.
 
@@ -113,17 +119,17 @@ def make_plan(
         SpecError: the spec contradicts the database.
     """
     works = [
-        work_on(_table_change(intent, before, after, name, [d for d in found if d.table == name], canonical))
+        work_on(_table_change(intent, before, after, name, [d for d in found if d.table == name], canonical, direct))
         for name in tables
     ]
     phases = assemble(works, _surroundings(intent, before, after, tables))
     groups = tuple(group.as_plan() for work in works for group in work.change.groups)
-    direct = not any(phase.name == "contract" for phase in phases)
+    additive = not any(phase.name == "contract" for phase in phases)
     return Plan(
         name=intent.name,
         database=intent.database,
-        strategy="direct" if direct else "expand-contract",
-        why=_why(works, direct),
+        strategy="direct" if additive else "expand-contract",
+        why=_why(works, additive),
         change=intent.change,
         change_hash=intent.change_hash,
         server_version=before.server_version,
@@ -134,14 +140,21 @@ def make_plan(
         scope=tuple(tables),
         settings=intent.settings,
         soak_seconds=intent.soak_seconds,
-        notes=(*notes, *_trigger_notes(works), *_upsert_notes(works)),
-        reverse="" if direct else reverse_spec(intent.name, intent.database, [work.change for work in works]),
+        notes=(
+            *notes,
+            *retyping.notes(retyping.retyped_columns(before, after), [retype.column for retype in direct]),
+            *_trigger_notes(works),
+            *_upsert_notes(works),
+        ),
+        reverse=""
+        if additive and not direct
+        else reverse_spec(intent.name, intent.database, [work.change for work in works]),
     )
 
 
 def _table_change(
     intent: Intent, before: Catalog, after: Catalog, name: TableName, found: Sequence[Draft],
-    canonical: Mapping[Way, Canonical],
+    canonical: Mapping[Way, Canonical], direct: Sequence[DirectRetype],
 ) -> TableChange:  # fmt: skip
     old, new = _pair(before, after, name)
     coming = {c.name for c in new.columns} - {c.name for c in old.columns}
@@ -159,6 +172,7 @@ def _table_change(
         settings=intent.settings,
         personal_key=any(f"{name.schema}.{name.name}.{column}" in intent.personal for column in key),
         taken_names=frozenset(taken),
+        direct=tuple(retype for retype in direct if retype.column.table == name),
     )
 
 
@@ -238,14 +252,20 @@ def _surroundings(intent: Intent, before: Catalog, after: Catalog, tables: Seque
 
 def _without_needless_switch(phases: tuple[Phase, ...], works: Sequence[Work]) -> tuple[Phase, ...]:
     """A change that only drops indexes has no two shapes, so there is nothing to switch."""
-    if any(work.has_sync or work.change.dropped for work in works):
+    if any(work.has_sync or work.change.dropped or work.parts.retype for work in works):
         return phases
     return tuple(phase for phase in phases if phase.name != "switch")
 
 
-def _why(works: Sequence[Work], direct: bool) -> str:
+def _why(works: Sequence[Work], additive: bool) -> str:
     names = ", ".join(str(work.change.name) for work in works)
-    if direct:
+    retyped = [str(retype.column) for work in works for retype in work.change.direct]
+    if additive and retyped:
+        return (
+            f"Everything on {names} can be added beside what the running application uses, or changed in the server's "
+            f"catalog alone ({', '.join(retyped)}), without a rewrite."
+        )
+    if additive:
         return f"Everything on {names} can be added beside what the running application uses, without a rewrite."
     moved = [
         f"{work.change.name}: {', '.join(group.old.names) or 'derived'} → {', '.join(group.new.names) or 'nothing'}"

@@ -108,10 +108,12 @@ class Mapping(Part):
     up: Expression | None = None
     down: Expression | dict[str, Expression] | None = None
     """One expression for the one old column, or an expression for every old column by name."""
+    old_version_reads: bool = False
+    """The author's word on a column that changes its type and keeps its name: the old application copes with it."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.up is None and self.down is None:
+        if self.up is None and self.down is None and not self.old_version_reads:
             raise ValueError("a mapping needs up, down or both")
         return self
 

@@ -12,6 +12,7 @@ from tasks.planning.catalog import Column, Constraint, Index, Table
 from tasks.planning.errors import Unsupported
 from tasks.planning.names import TableName, own_name, verbatim
 from tasks.planning.plan import Action, Forecast, Irreversible, LockMode, LockUse, Step, Transaction
+from tasks.planning.retyping import DirectRetype
 from tasks.planning.strategies.expand_contract.mapping import Group
 
 SHORT_LOCK_TIMEOUT_MS = 60
@@ -40,6 +41,8 @@ class TableChange:
     personal_key: bool
     taken_names: frozenset[str]
     """Names of relations and of this table's constraints that exist before, in the table's schema."""
+    direct: tuple[DirectRetype, ...] = ()
+    """Columns whose type the server changes where they stand."""
 
     @property
     def name(self) -> TableName:
@@ -52,8 +55,7 @@ class TableChange:
         return tuple(
             column
             for column in self.before.columns
-            if (after := kept.get(column.attnum)) is None
-            or (after.name, after.type, after.collation) != (column.name, column.type, column.collation)
+            if (after := kept.get(column.attnum)) is None or self._is_another(column, after)
         )
 
     @cached_property
@@ -63,9 +65,18 @@ class TableChange:
         return tuple(
             column
             for column in self.after.columns
-            if (before := kept.get(column.attnum)) is None
-            or (before.name, before.type, before.collation) != (column.name, column.type, column.collation)
+            if (before := kept.get(column.attnum)) is None or self._is_another(before, column)
         )
+
+    def _is_another(self, before: Column, after: Column) -> bool:
+        """Whether the column, one by its number, has to be another one physically: under two names or of two types."""
+        if before.name == after.name and before.name in self.direct_names:
+            return False
+        return (before.name, before.type, before.collation) != (after.name, after.type, after.collation)
+
+    @cached_property
+    def direct_names(self) -> frozenset[str]:
+        return frozenset(retype.column.name for retype in self.direct)
 
     @cached_property
     def mapped(self) -> frozenset[str]:
@@ -130,6 +141,8 @@ class Contribution:
     constrain: tuple[Step, ...] = ()
     validated: tuple[str, ...] = ()
     """Constraints that have to be valid once `constrain` is done."""
+    retype: tuple[Step, ...] = ()
+    """Changes of type that need no rewrite; before the new application version may be deployed."""
     switch: tuple[Step, ...] = ()
     contract_before: tuple[Step, ...] = ()
     contract_tighten: tuple[str, ...] = ()

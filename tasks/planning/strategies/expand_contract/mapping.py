@@ -7,7 +7,7 @@ above.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import sql
@@ -29,6 +29,7 @@ class Wanted:
 
     up: str | None = None
     down: Mapping[str, str] | str | None = None
+    old_version_reads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +118,15 @@ class Group:
         )
 
 
-def drafts(before: Table, after: Table, wanted: Mapping[str, Wanted], using: Mapping[str, str]) -> tuple[Draft, ...]:
+def drafts(
+    before: Table, after: Table, wanted: Mapping[str, Wanted], using: Mapping[str, str], direct: Collection[str] = ()
+) -> tuple[Draft, ...]:
     """Derive the mapping groups of one table from its catalogs before and after the user's change.
 
     Args:
         wanted: what the spec's ``mapping`` says, by column name (new names; old names for plain drops).
         using: USING expressions of the change's ALTER COLUMN TYPE, by the column's old name.
+        direct: columns whose type the server changes where they stand; there is nothing to map.
 
     Raises:
         SpecError: an expression is missing or contradicts another.
@@ -138,6 +142,8 @@ def drafts(before: Table, after: Table, wanted: Mapping[str, Wanted], using: Map
         if old is None:
             if spec.up is not None:
                 found.append(_added(before, new, spec.up, spec.down, dropped))
+        elif old.name == new.name and old.name in direct:
+            continue
         elif (old.name, old.type, old.collation) != (new.name, new.type, new.collation):
             found.append(_kept(before.name, old, new, spec, using))
     merged = _merge(found)
@@ -146,7 +152,7 @@ def drafts(before: Table, after: Table, wanted: Mapping[str, Wanted], using: Map
         down = wanted.get(name, Wanted()).down
         if isinstance(down, str):
             merged.append(Draft(before.name, (name,), (), {}, {name: down}))
-    _refuse_unused(before, after, wanted, merged)
+    _refuse_unused(before, after, {name: spec for name, spec in wanted.items() if name not in direct}, merged)
     if len(merged) > MAX_GROUPS:
         raise Unsupported(
             f"{len(merged)} independent column mappings on {before.name} in one migration (at most {MAX_GROUPS})",

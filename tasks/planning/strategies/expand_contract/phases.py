@@ -38,7 +38,7 @@ from tasks.planning.plan import (
     Step,
     Transaction,
 )
-from tasks.planning.strategies.expand_contract import columns, constraints, indexes, relax, sync
+from tasks.planning.strategies.expand_contract import columns, constraints, indexes, relax, retype, sync
 from tasks.planning.strategies.expand_contract.contribution import (
     BACKFILL_ROWS_PER_SECOND,
     LONG_STATEMENT_TIMEOUT_MS,
@@ -58,6 +58,7 @@ ROOMS: tuple[Callable[[TableChange], Contribution], ...] = (
     columns.contribute,
     constraints.contribute,
     indexes.contribute,
+    retype.contribute,
     relax.contribute,
 )
 """One room a kind of change; a new kind is a new room here."""
@@ -104,16 +105,31 @@ def work_on(change: TableChange) -> Work:
 def assemble(works: Sequence[Work], around: Surroundings) -> tuple[Phase, ...]:
     """Return the phases, without schema hashes; a phase that has nothing to do is left out."""
     groups = tuple(group.as_plan() for work in works for group in work.change.groups)
-    gates = _Gates(works, around, groups)
+    has_switch = bool(groups) or any(work.parts.contract_drop or work.parts.contract_after for work in works)
+    gates = _Gates(works, around, groups, has_switch=has_switch)
     phases = [_expand(works, gates)]
     if any(work.is_filled for work in works):
         phases.append(_backfill(works, gates))
     constrain = tuple(step for work in works for step in work.parts.constrain)
     if constrain or groups:
         phases.append(_constrain(constrain, gates))
-    if groups or any(work.parts.contract_drop or work.parts.contract_after for work in works):
+    if has_switch:
         phases += [_switch(works, around), _contract(works, gates, around)]
+    else:
+        phases[-1] = _with_retypes(phases[-1], works)
     return tuple(phases)
+
+
+def _with_retypes(phase: Phase, works: Sequence[Work]) -> Phase:
+    """Return the last phase of a plan that has no switch, with the changes of type at its end.
+
+    Most of them cannot be undone: whatever can fail and be taken back comes before.
+    """
+    return phase.model_copy(update={"steps": (*phase.steps, *_retypes(works))})
+
+
+def _retypes(works: Sequence[Work]) -> tuple[Step, ...]:
+    return tuple(step for work in works for step in work.parts.retype)
 
 
 # ----------------------------------------------------------------------------------------------- phases
@@ -175,7 +191,7 @@ def _constrain(steps: tuple[Step, ...], gates: _Gates) -> Phase:
 
 
 def _switch(works: Sequence[Work], around: Surroundings) -> Phase:
-    steps = [step for work in works for step in work.parts.switch]
+    steps = [*_retypes(works), *(step for work in works for step in work.parts.switch)]
     steps += [_count_old_writers(work.change) for work in works if work.has_sync]
     question = "Both shapes say the same in every row. May the new application version be deployed from now on?"
     return Phase(
@@ -314,7 +330,10 @@ def _filling(group: Group, *, alone: bool) -> Iterable[Assignment]:
 class _Gates:
     """The gates of one migration, over the tables as they are before, during and after."""
 
-    def __init__(self, works: Sequence[Work], around: Surroundings, groups: tuple[MappedGroup, ...]) -> None:
+    def __init__(
+        self, works: Sequence[Work], around: Surroundings, groups: tuple[MappedGroup, ...], *, has_switch: bool
+    ) -> None:
+        self._has_switch = has_switch
         self._works = works
         self._around = around
         self._groups = groups
@@ -323,13 +342,13 @@ class _Gates:
         return preflight_gate(self._scope(lambda work: work.change.before), [_coming(work) for work in self._works])
 
     def backfill(self) -> Gate:
-        return backfill_gate(self._around.migration, self._scope(_during), self._groups)
+        return backfill_gate(self._around.migration, self._scope(self._during), self._groups)
 
     def equality(self) -> Gate:
-        return equality_gate(self._around.migration, self._scope(_during), self._groups, self._promised())
+        return equality_gate(self._around.migration, self._scope(self._during), self._groups, self._promised())
 
     def contract(self) -> Gate:
-        return contract_gate(self._around.migration, self._scope(_during), self._groups, self._promised())
+        return contract_gate(self._around.migration, self._scope(self._during), self._groups, self._promised())
 
     def final(self) -> Gate:
         tables = {work.change.name: work.change.after for work in self._works}
@@ -343,6 +362,18 @@ class _Gates:
                 },
             ),
         )
+
+    def _during(self, work: Work) -> Table:
+        """Return the table as the gates between expand and contract find it."""
+        change = work.change
+        table = change.before
+        if not self._has_switch:
+            later = {column.name: column for column in change.after.columns if column.name in change.direct_names}
+            columns = tuple(later.get(column.name, column) for column in table.columns)
+            table = table.model_copy(update={"columns": columns})
+        if work.has_sync:
+            return expanded(table, change.new)
+        return table.model_copy(update={"columns": (*table.columns, *change.new)})
 
     def _scope(self, table_of: Callable[[Work], Table]) -> Scope:
         around = self._around
@@ -365,12 +396,6 @@ class _Gates:
                 if isinstance(step.action, BuildIndex):
                     built.setdefault(work.change.name, []).append(step.action.index)
         return Promised(indexes=built, constraints=validated)
-
-
-def _during(work: Work) -> Table:
-    if work.has_sync:
-        return expanded(work.change.before, work.change.new)
-    return work.change.before.model_copy(update={"columns": (*work.change.before.columns, *work.change.new)})
 
 
 def _coming(work: Work) -> Coming:

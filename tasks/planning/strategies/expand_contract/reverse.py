@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from psycopg import sql
 
+from tasks.planning import retyping
 from tasks.planning.catalog import Column
 from tasks.planning.names import verbatim
 from tasks.planning.strategies.expand_contract.contribution import TableChange
@@ -50,6 +51,7 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 def _statements(change: TableChange) -> list[str]:
     found = [_add(change, column) for column in change.dropped]
     found += [change.alter("DROP COLUMN {c}", c=sql.Identifier(column.name)) for column in change.new]
+    found += [retyping.statement(retype.column, retype.column.old) for retype in change.direct]
     kept = {index.oid for index in change.before.indexes}
     for index in change.after.indexes:
         if index.oid not in kept and index.constraint is None and not set(index.columns) & change.new_names:
@@ -102,8 +104,15 @@ def _one_line(expression: str) -> str:
 
 def _lost(change: TableChange) -> list[str]:
     mapped = {a.column for group in change.groups if group.new.columns for a in group.down}
-    return [
+    lost = [
         f"the values of {change.name}.{column.name}, which was dropped without a mapping"
         for column in change.dropped
         if column.name not in mapped
-    ] + [f"the values of {change.name}.{column.name}" for column in change.new if column.name not in change.mapped]
+    ]
+    lost += [f"the values of {change.name}.{column.name}" for column in change.new if column.name not in change.mapped]
+    lost += [
+        f"values of {retype.column} that {retype.column.old.type} does not hold: planning this names them"
+        for retype in change.direct
+        if retype.back is None
+    ]
+    return lost
