@@ -69,8 +69,8 @@ def killed_and_resumed(play: Stage, rows: int) -> None:
     """Carry the migration up to the switch; the first runner is killed in mid-backfill."""
     heading("2. Again, and kill -9 in the middle of the backfill")
     play.terminal.warm_up()
-    batches = max(1, rows // 6_000)  # in the middle of the table, with batches as large as they usually become
-    play.lockstep("run", str(play.spec), code=KILLED, crash_at=f"during:{play.backfill_step()}:{batches}")
+    pages = max(1, rows // 24_000)  # in the middle of the table, with pages as large as they usually become
+    play.lockstep("run", str(play.spec), code=KILLED, crash_at=f"during:{play.backfill_step()}:{pages}")
     done, total = play.filled()
     say(f"Killed with {done:,} of {total:,} rows done. The application notices nothing; the same command goes on:")
     play.lockstep("run", str(play.spec), code=console.EXIT_WAITING)

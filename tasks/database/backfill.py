@@ -100,7 +100,7 @@ class _Backfilling:
         self._connection = lease.session("work")
         self._names = {"migration": migration, "step": step.id}
         self._failed: set[str] = set()
-        self._batches = 0
+        self._pages = 0
         timeout = max(STATEMENT_TIMEOUT_MS, step.statement_timeout_ms)
         session_limits(self._connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=timeout)
         plain, estimate, correlation = self._table_facts()
@@ -132,7 +132,7 @@ class _Backfilling:
     def _pass_over_keys(self) -> None:
         """Open a page a round, and give every open page a turn, the oldest first."""
         pages: list[_Page] = []
-        size, reached, more = FIRST_ROWS, self._cursor, True
+        size, reached, more = FIRST_ROWS // self._turns, self._cursor, True
         while pages or more:
             page = self._next_page(reached, size) if more else None
             if page is not None:
@@ -298,9 +298,9 @@ class _Backfilling:
         self._connection.execute(_SQL["advance"], values)
 
     def _after_batch(self, rows: int) -> None:
-        self._batches += 1
+        self._pages += 1
         self._meter.add(rows)
-        crash_point("during", self._step.id, str(self._batches))
+        crash_point("during", self._step.id, str(self._pages))
 
     def _execute(self, statement: Any, values: Mapping[str, Any]) -> psycopg.Cursor[TupleRow]:
         return self._connection.execute(statement, values)
