@@ -33,6 +33,7 @@ from tasks.database.lease import Lease
 from tasks.database.locks import Patience, lock_not_acquired, table_holders
 from tasks.database.progress import Meter, Report
 from tasks.database.queries import queries
+from tasks.database.throttle import Throttle
 from tasks.database.vacuum import Vacuuming
 from tasks.planning.errors import LockNotAcquired, SyncFailing
 from tasks.planning.plan import Backfill, Step
@@ -60,14 +61,20 @@ _SQL = queries("backfill")
 
 
 def run_backfill(
-    lease: Lease, migration: str, step: Step, action: Backfill, patience: Patience, report: Report
+    lease: Lease,
+    migration: str,
+    step: Step,
+    action: Backfill,
+    patience: Patience,
+    throttle: Throttle,
+    report: Report,
 ) -> None:
     """Fill the table of an action from where the ledger says it stopped.
 
-    Raises LeaseLost, LockNotAcquired (rows that other sessions keep locked), SyncFailing (over 1,000 failing rows), and
-    psycopg's errors.
+    Raises LeaseLost, LockNotAcquired (rows that other sessions keep locked), SyncFailing (over 1,000 failing rows),
+    Waiting (the migration is paused), and psycopg's errors.
     """
-    _Backfilling(lease, migration, step, action, patience, report).run()
+    _Backfilling(lease, migration, step, action, patience, throttle, report).run()
 
 
 @dataclass(frozen=True)
@@ -90,17 +97,25 @@ class _Page:
 
 class _Backfilling:
     def __init__(
-        self, lease: Lease, migration: str, step: Step, action: Backfill, patience: Patience, report: Report
+        self,
+        lease: Lease,
+        migration: str,
+        step: Step,
+        action: Backfill,
+        patience: Patience,
+        throttle: Throttle,
+        report: Report,
     ) -> None:
         self._lease = lease
         self._migration = migration
         self._step = step
         self._action = action
         self._patience = patience
+        self._throttle = throttle
         self._connection = lease.session("work")
         self._names = {"migration": migration, "step": step.id}
         self._failed: set[str] = set()
-        self._pages = 0
+        self._pages = self._filled = 0
         timeout = max(STATEMENT_TIMEOUT_MS, step.statement_timeout_ms)
         session_limits(self._connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=timeout)
         plain, estimate, correlation = self._table_facts()
@@ -111,12 +126,14 @@ class _Backfilling:
             report, step=step.id, title=step.title, table=str(action.table), rows_done=done, rows_total=total
         )
         self._vacuum = Vacuuming(lease.session("vacuum"), action.table, total)
+        throttle.begin(step, str(action.table), total)
 
     def run(self) -> None:
         try:
             self._pass_over_keys()
             self._sweep()
             self._vacuum.finish()
+            self._throttle.end()
         except BaseException:
             self._vacuum.stop()
             raise
@@ -134,7 +151,7 @@ class _Backfilling:
         pages: list[_Page] = []
         size, reached, more = FIRST_ROWS // self._turns, self._cursor, True
         while pages or more:
-            page = self._next_page(reached, size) if more else None
+            page = self._next_page(reached, min(size, self._throttle.most_rows or size)) if more else None
             if page is not None:
                 pages.append(page)
                 reached = page.upto
@@ -146,6 +163,7 @@ class _Backfilling:
                 # Half of the way to the goal at a time: one slow batch (a checkpoint) says little.
                 factor = min(2.0, max(0.5, (1 + BATCH_SECONDS / max(seconds, 0.001)) / 2))
                 size = int(min(MOST_ROWS, max(LEAST_ROWS, page.rows / self._turns * factor)))
+                self._breathe()
             while pages and pages[0].done:
                 self._leave(pages.pop(0))
 
@@ -166,7 +184,7 @@ class _Backfilling:
         if page.done:
             return page
         try:
-            self._vacuum.after(self._patiently(partial(self._fill_page, page)))
+            self._count(self._patiently(partial(self._fill_page, page)))
         except psycopg.Error as error:
             if not caused_by_row(error):
                 raise
@@ -210,7 +228,7 @@ class _Backfilling:
         arrays = {f"a{number}": [row[number + 1] for row in rows] for number in range(len(self._action.key))}
         try:
             filled = self._patiently(partial(self._fill_keys, arrays))
-            self._vacuum.after(filled)
+            self._count(filled)
             return filled
         except psycopg.Error as error:
             if not caused_by_row(error):
@@ -248,6 +266,7 @@ class _Backfilling:
         while rows := self._unfilled():
             filled = self._fill_rows(rows)
             self._after_batch(filled)
+            self._breathe()
             if filled or any(row[0] in self._failed for row in rows):
                 began, tries, wait = time.monotonic(), 0, self._patience.first_wait
                 continue
@@ -281,6 +300,15 @@ class _Backfilling:
         table = self._action.table
         holders = table_holders(self._connection, table)
         return lock_not_acquired(f"Step {self._step.id}: {what}", (table,), holders, tries=tries, seconds=seconds)
+
+    def _count(self, filled: int) -> None:
+        self._vacuum.after(filled)
+        self._filled += filled
+
+    def _breathe(self) -> None:
+        """Wait between two batches, with nothing open, for as long as the throttle wants it."""
+        filled, self._filled = self._filled, 0
+        self._throttle.between(filled, self._vacuum.behind, self._meter.tell)
 
     # --- one batch -----------------------------------------------------------------------------------------------
 

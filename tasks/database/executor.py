@@ -23,7 +23,8 @@ from tasks.database.index_build import IndexConflict, build_index, drop_index
 from tasks.database.lease import LOCK_TIMEOUT_MS, RECONNECTIONS, Lease
 from tasks.database.ledger import Ledger
 from tasks.database.locks import Blocker, Patience, Watch, lock_not_acquired, watch_interval
-from tasks.database.progress import Report
+from tasks.database.progress import Progress, Report
+from tasks.database.throttle import Throttle
 from tasks.planning.errors import MigrationError, RollbackRefused, StepFailed
 from tasks.planning.plan import Action, Analyze, Backfill, BuildIndex, DropIndex, Irreversible, Plan, Step, Transaction
 from tasks.planning.states import StepState
@@ -38,11 +39,13 @@ class Executor:
         self._lease = lease
         self._plan = plan
         self._patience = patience or Patience()
+        self._throttle = Throttle(lease, plan)
 
     def run_step(self, phase: str, step: Step, report: Report) -> None:
         """Carry a step out unless the ledger says that it is done.
 
-        Raises StepFailed, LockNotAcquired, SyncFailing, LeaseLost, CannotConnect; the step can then be run again.
+        Raises StepFailed, LockNotAcquired, SyncFailing, LeaseLost, CannotConnect, and Waiting when the migration is
+        paused; the step can then be run again.
         """
 
         def attempt() -> None:
@@ -50,6 +53,7 @@ class Executor:
             state = ledger.step(self._plan.name, step.id).state
             if state is StepState.DONE:
                 return
+            self._throttle.before_step(step, partial(_held, report, step))
             if state is not StepState.RUNNING:
                 ledger.begin_step(self._plan.name, step.id)
             self._perform(step, step.action, partial(ledger.finish_step, self._plan.name, step.id), report)
@@ -133,7 +137,7 @@ class Executor:
             case Analyze():
                 self._patiently(step, partial(self._analyze, step, action))
             case Backfill():
-                run_backfill(self._lease, self._plan.name, step, action, self._patience, report)
+                run_backfill(self._lease, self._plan.name, step, action, self._patience, self._throttle, report)
             case _:
                 assert_never(action)
         done()
@@ -192,6 +196,12 @@ class Executor:
             tables = tuple(lock.table for lock in step.locks)
             seconds = time.monotonic() - began
             raise lock_not_acquired(f"Step {step.id}", tables, blockers, tries=tries, seconds=seconds) from None
+
+
+def _held(report: Report, step: Step, why: str) -> None:
+    """Tell why a step that has not begun waits."""
+    table = ", ".join(str(lock.table) for lock in step.locks)
+    report(Progress(step.id, step.title, table, 0, 0, 0.0, None, throttled=why))
 
 
 def _undo_actions(step: Step) -> tuple[Action, ...]:

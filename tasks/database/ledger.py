@@ -7,7 +7,7 @@ ledger carries a fence, which locks the migration's row and refuses a runner tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from tasks.database.records import (
     PhaseRecord,
     ProgressRecord,
     StepRecord,
+    ThrottleRecord,
 )
 from tasks.planning.errors import MigrationError, MissingPrivilege, RunnerBusy, SpecError, UnknownMigration
 from tasks.planning.gates import GateResult
@@ -46,8 +47,9 @@ from tasks.planning.states import (
     StepState,
     check_transition,
 )
+from tasks.planning.throttle import Load
 
-VERSION = 1
+VERSION = 2
 LOCK_TIMEOUT_MS = 5_000
 """The ledger's rows are held for moments only; the migration's own row for the length of a step, FOR SHARE."""
 STATEMENT_TIMEOUT_MS = 30_000
@@ -61,7 +63,7 @@ _UNFINISHED = [state.value for state in UNFINISHED]
 
 
 def install(connection: Connection) -> None:
-    """Create the ledger where it is missing; any number of processes may do so at once.
+    """Create the ledger where it is missing or of an older version; any number of processes may do so at once.
 
     Raises MissingPrivilege when the role may not create the schema, MigrationError when the ledger is a newer
     Lockstep's.
@@ -70,7 +72,7 @@ def install(connection: Connection) -> None:
         with _transaction(connection):
             connection.execute(_SQL["lock_ledger"])
             found = _version(connection)
-            if found is None:
+            if found is None or found < VERSION:
                 connection.execute((files("tasks.database") / "sql" / "ledger.sql").read_bytes())
             elif found > VERSION:
                 raise MigrationError(
@@ -164,6 +166,12 @@ class Ledger:
     def failures(self, name: str) -> tuple[FailureSummary, ...]:
         """Return the open sync failures and conflicts, counted by table, direction and kind."""
         return self._read(FailureSummary, "failures", name)
+
+    def throttle(self, name: str) -> ThrottleRecord:
+        """Return what was asked of the migration while it runs, and what its runner last saw of the server."""
+        row = self._connection.execute(_SQL["has_throttle"]).fetchone()
+        found = self._read(ThrottleRecord, "throttle", name) if row and row[0] else ()
+        return next(iter(found), ThrottleRecord())
 
     def holder(self, name: str) -> Holder | None:
         """Return who runs the migration now (or died while running it, when the lease has expired)."""
@@ -337,6 +345,34 @@ class Ledger:
         row = {"name": name, "phase": phase, "who": who, "why": why, "decision": decision, "waive_soak": waive_soak}
         with self._write():
             self._execute("approve", row)
+
+    # --- pause and throttle --------------------------------------------------------------------------------------
+
+    def pause(self, name: str, *, who: str, why: str = "") -> None:
+        """Ask whoever runs the migration to stop, and let nobody begin it until `resume`; waits for no step."""
+        with self._write():
+            self._execute("pause", {"name": name, "who": who, "why": why})
+            self.event(name, "paused", {"who": who, "why": why})
+
+    def resume(self, name: str, *, who: str) -> bool:
+        """Let a paused migration go on; return False when it was not paused."""
+        with self._write():
+            resumed = self._connection.execute(_SQL["resume"], {"name": name}).rowcount == 1
+            if resumed:
+                self.event(name, "resumed", {"who": who})
+        return resumed
+
+    def set_limits(self, name: str, limits: Mapping[str, Any], *, who: str) -> None:
+        """Keep the limits that differ from the plan's; a runner takes them up within seconds."""
+        with self._write():
+            self._execute("set_limits", {"name": name, "limits": Jsonb(dict(limits))})
+            self.event(name, "limits", {"who": who, "limits": dict(limits)})
+
+    def record_look(self, name: str, reasons: Sequence[str], load: Load) -> None:
+        """Keep what the runner sees of the server and why it waits, for `lockstep status`."""
+        row = {"name": name, "reasons": list(reasons), "waits": bool(reasons)}
+        with self._write(name):
+            self._execute("record_look", {**row, "load": Jsonb(load.model_dump(mode="json"))})
 
     def event(self, name: str, kind: str, detail: Mapping[str, Any]) -> None:
         """Append to the migration's history; ``detail`` holds no value of a row."""

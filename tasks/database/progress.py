@@ -20,6 +20,8 @@ class Progress:
     rows_total: int
     rows_per_second: float
     eta_seconds: float | None
+    throttled: str = ""
+    """Why the step waits now; empty when it does not."""
 
 
 Report = Callable[[Progress], None]
@@ -41,11 +43,11 @@ class Meter:
         if time.monotonic() - self._reported >= REPORT_SECONDS:
             self.tell()
 
-    def tell(self) -> None:
-        """Report now."""
+    def tell(self, throttled: str = "") -> None:
+        """Report now, with the reason where the step is held back."""
         self._reported = time.monotonic()
         elapsed = self._reported - self._began
         rate = (self._done - self._first) / elapsed if elapsed > 0 else 0.0
         total = max(self._total, self._done)
         eta = (total - self._done) / rate if rate > 0 else None
-        self._report(Progress(*self._names, self._done, total, rate, eta))
+        self._report(Progress(*self._names, self._done, total, rate, eta, throttled))

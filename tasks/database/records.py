@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import Field
+
 from tasks.planning.gates import GateResult
 from tasks.planning.plan import Part, Plan
 from tasks.planning.states import MigrationState, PhaseState, StepState
+from tasks.planning.throttle import Load
 
 Decision = Literal["approved", "rejected"]
 
@@ -81,6 +84,30 @@ class EventRecord(Part):
     at: datetime
     kind: str
     detail: dict[str, Any]
+
+
+class ThrottleRecord(Part):
+    """What people asked of a migration while it runs, and what its runner last saw of the server.
+
+    ``limits`` are those that differ from the plan's, as they are written; ``reasons`` say why it waits, ``since`` when.
+    """
+
+    limits: dict[str, Any] = Field(default_factory=dict)
+    paused_at: datetime | None = None
+    paused_by: str | None = None
+    paused_why: str | None = None
+    reasons: tuple[str, ...] = ()
+    since: datetime | None = None
+    load: Load | None = None
+    looked_at: datetime | None = None
+
+    @property
+    def pause(self) -> str | None:
+        """Return who paused the migration, when and why; None when it is not paused."""
+        if self.paused_at is None:
+            return None
+        why = f": {self.paused_why}" if self.paused_why else ""
+        return f"paused by {self.paused_by} since {self.paused_at:%Y-%m-%d %H:%M %Z}{why}"
 
 
 class FailureSummary(Part):

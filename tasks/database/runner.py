@@ -16,11 +16,11 @@ from tasks.database.crash import crash_point
 from tasks.database.executor import Executor
 from tasks.database.fingerprint import require_outcome, require_schema
 from tasks.database.lease import Lease
-from tasks.database.ledger import Ledger
+from tasks.database.ledger import Ledger, install
 from tasks.database.locks import Patience
 from tasks.database.progress import Report
 from tasks.database.records import StepRecord
-from tasks.planning.errors import LeaseLost, LockstepError
+from tasks.planning.errors import LeaseLost, LockstepError, Waiting
 from tasks.planning.plan import Backfill, Phase, Plan
 from tasks.planning.states import IllegalTransition, PhaseState, StepState
 
@@ -42,6 +42,8 @@ def open_runner(
     with _sigterm_raises():
         lease.acquire()
         try:
+            # The ledger may be that of an older Lockstep.
+            lease.surviving(lambda: install(lease.session("ledger")))
             plan = lease.surviving(lambda: Ledger(lease.session("work")).known_migration(name).plan)
             if settings is None:
                 lease.pin(plan.settings)
@@ -75,7 +77,8 @@ class Runner:
     def run_phase(self, name: str, report: Report) -> None:
         """Run the steps of a phase that are not done, in order; `finish_phase` then closes it, after its gate.
 
-        An error is recorded, marks the phase FAILED and is raised; running the phase again continues with the step.
+        An error is recorded, marks the phase FAILED and is raised; Waiting (it is paused) is raised only. Running the
+        phase again continues with the step.
         """
         phase = self.plan.phase(name)
         self._lease.surviving(lambda: self._ledger().begin_phase(self.plan.name, name))
@@ -134,10 +137,13 @@ class Runner:
 
     @contextmanager
     def _recording(self, phase: str) -> Iterator[None]:
-        """Mark the phase FAILED when the block fails or is interrupted; a replaced runner records nothing."""
+        """Mark the phase FAILED when the block fails or is interrupted.
+
+        A replaced runner records nothing, and a phase that was told to wait goes on from where it is.
+        """
         try:
             yield
-        except LeaseLost:
+        except (LeaseLost, Waiting):
             raise
         except BaseException as error:
             text = error.what if isinstance(error, LockstepError) else f"interrupted ({type(error).__name__})"

@@ -46,6 +46,11 @@ class Vacuuming:
         self._thread = threading.Thread(target=self._run, name="lockstep vacuum", daemon=True)
         self._thread.start()
 
+    @property
+    def behind(self) -> int:
+        """Return how many rows were written since the VACUUM that still runs began; 0 when none runs."""
+        return self._written if self._thread is not None and self._thread.is_alive() else 0
+
     def _run(self) -> None:
         with contextlib.suppress(psycopg.Error):
             self._connection.execute(self._statement)

@@ -77,18 +77,20 @@ class UnknownMigration(UsageError):
 
 
 class Waiting(LockstepError):
-    """The migration waits: for an approval, for the end of a soak, for a maintenance window.
+    """The migration waits: for an approval, for the end of a soak, for a maintenance window, or because it is paused.
 
-    ``reason`` is one of ``approval``, ``soak``, ``window``; ``phase`` is what comes next.
+    ``reason`` is one of ``approval``, ``soak``, ``window``, ``pause``; ``phase`` is what comes next.
     """
 
     exit_code = 3
     default_safety = "The data is safe and both shapes are kept in step while it waits."
 
-    def __init__(self, what: str, *, reason: str, phase: str, remedy: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, reason: str, phase: str, safety: str | None = None, remedy: str | None = None
+    ) -> None:
         self.reason = reason
         self.phase = phase
-        super().__init__(what, remedy=remedy)
+        super().__init__(what, safety=safety, remedy=remedy)
 
 
 class MigrationError(LockstepError):

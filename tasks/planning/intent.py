@@ -14,6 +14,7 @@ from tasks.planning.plan import Severity
 from tasks.planning.spec import LoadedSpec, table_name
 from tasks.planning.statements import find_table, using_expressions
 from tasks.planning.strategies.expand_contract.mapping import Wanted
+from tasks.planning.throttle import Limits
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Intent:
     approvals: frozenset[str]
     soak_seconds: int
     settings: tuple[tuple[str, str], ...]
+    throttle: Limits
 
     @property
     def words(self) -> Mapping[TableName, frozenset[str]]:
@@ -74,6 +76,7 @@ def intent_of(loaded: LoadedSpec, database: str, before: Catalog, settings: tupl
         approvals=frozenset(spec.approvals),
         soak_seconds=int(spec.soak.total_seconds()),
         settings=settings,
+        throttle=spec.throttle,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.planning.names import TableName
+from tasks.planning.throttle import Limits
 
 
 class Part(BaseModel):
@@ -250,6 +251,7 @@ class Plan(Part):
     settings: tuple[tuple[str, str], ...] = ()
     """Session settings pinned in the clone and in every session of the executor (TimeZone, search_path …)."""
     soak_seconds: int = 0
+    throttle: Limits = Limits()
     notes: tuple[Note, ...] = ()
     reverse: str = ""
     """After contract: the spec (YAML) of the migration that goes back, with what cannot be recovered in comments."""

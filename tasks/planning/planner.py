@@ -140,6 +140,7 @@ def make_plan(
         scope=tuple(tables),
         settings=intent.settings,
         soak_seconds=intent.soak_seconds,
+        throttle=intent.throttle,
         notes=(
             *notes,
             *retyping.notes(retyping.retyped_columns(before, after), [retype.column for retype in direct]),

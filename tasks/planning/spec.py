@@ -22,6 +22,7 @@ from tasks.planning.names import TableName
 from tasks.planning.plan import Severity
 from tasks.planning.spec_text import SpecText
 from tasks.planning.statements import Statement, parse_change
+from tasks.planning.throttle import Limits
 
 ENDINGS = (".yaml", ".yml", ".sql")
 
@@ -184,6 +185,7 @@ class Spec(Part):
     )
     soak: Duration = timedelta()
     window: Window | None = None
+    throttle: Limits = Field(default=Limits(), description="What the server may suffer meanwhile; `off` is no limit")
     queries: tuple[str, ...] = Field(default=(), description="SELECTs to be explained and timed before and after")
 
     @field_validator("name")
@@ -239,7 +241,7 @@ class LoadedSpec:
     def change_hash(self) -> str:
         """Return the SHA-256 of what the spec means for the data: statements, mapping, personal columns, gates.
 
-        Comments and white space between statements, approvals, soak and window do not matter.
+        Comments and white space between statements, approvals, soak, window and throttle do not matter.
         """
         meaning: dict[str, Any] = {
             "change": [statement.sql for statement in self.statements()],

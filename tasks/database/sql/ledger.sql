@@ -1,5 +1,6 @@
--- The ledger, version 1: what Lockstep knows about its migrations of this database, kept beside the data so that both
--- commit together. Applied by tasks.database.ledger.install under an advisory lock; every statement may run again.
+-- The ledger, version 2: what Lockstep knows about its migrations of this database, kept beside the data so that both
+-- commit together. Applied by tasks.database.ledger.install under an advisory lock, to an older version too: every
+-- statement may run again.
 -- Application roles need no right here: the sync functions are SECURITY DEFINER.
 
 CREATE SCHEMA IF NOT EXISTS lockstep;
@@ -142,4 +143,18 @@ CREATE TABLE IF NOT EXISTS lockstep.old_write (
     PRIMARY KEY (migration, table_name, pid)
 );
 
-INSERT INTO lockstep.version (version) VALUES (1) ON CONFLICT DO NOTHING;
+-- What people ask of a migration while it runs, and what its runner last saw of the server (version 2). Without a
+-- reference to the migration's row, so that asking waits for no step.
+CREATE TABLE IF NOT EXISTS lockstep.throttle (
+    migration  text PRIMARY KEY,
+    limits     jsonb NOT NULL DEFAULT '{}',     -- those that differ from the plan's
+    paused_at  timestamptz,
+    paused_by  text,
+    paused_why text,
+    reasons    text[] NOT NULL DEFAULT '{}',    -- why it waits now, empty when it does not
+    since      timestamptz,
+    load       jsonb,
+    looked_at  timestamptz
+);
+
+INSERT INTO lockstep.version (version) VALUES (2) ON CONFLICT DO NOTHING;

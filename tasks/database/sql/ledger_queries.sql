@@ -49,7 +49,8 @@ WITH phases AS (DELETE FROM lockstep.phase WHERE migration = %(name)s),
      progress AS (DELETE FROM lockstep.progress WHERE migration = %(name)s),
      gates AS (DELETE FROM lockstep.gate_result WHERE migration = %(name)s),
      approvals AS (DELETE FROM lockstep.approval WHERE migration = %(name)s),
-     failures AS (DELETE FROM lockstep.sync_failure WHERE migration = %(name)s)
+     failures AS (DELETE FROM lockstep.sync_failure WHERE migration = %(name)s),
+     throttle AS (DELETE FROM lockstep.throttle WHERE migration = %(name)s)
 DELETE FROM lockstep.old_write WHERE migration = %(name)s
 
 -- name: insert_phase
@@ -146,3 +147,34 @@ SELECT table_name AS "table", direction, kind, count(*) AS "count",
 SELECT token, host, pid, started_at, since, expires_at, expires_at <= clock_timestamp() AS expired,
        greatest(extract(epoch FROM expires_at - clock_timestamp()), 0)::float8 AS remaining
   FROM lockstep.lease WHERE migration = %(name)s
+
+-- name: has_throttle
+-- A ledger of version 1 has no such table.
+SELECT EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'lockstep' AND c.relname = 'throttle')
+
+-- name: throttle
+SELECT limits, paused_at, paused_by, paused_why, reasons, since, load, looked_at
+  FROM lockstep.throttle WHERE migration = %(name)s
+
+-- name: pause
+INSERT INTO lockstep.throttle AS t (migration, paused_at, paused_by, paused_why)
+VALUES (%(name)s, clock_timestamp(), %(who)s, %(why)s)
+    ON CONFLICT (migration) DO UPDATE
+   SET paused_at = coalesce(t.paused_at, excluded.paused_at), paused_by = excluded.paused_by,
+       paused_why = excluded.paused_why
+
+-- name: resume
+UPDATE lockstep.throttle SET paused_at = NULL, paused_by = NULL, paused_why = NULL
+ WHERE migration = %(name)s AND paused_at IS NOT NULL
+
+-- name: set_limits
+INSERT INTO lockstep.throttle (migration, limits) VALUES (%(name)s, %(limits)s)
+    ON CONFLICT (migration) DO UPDATE SET limits = excluded.limits
+
+-- name: record_look
+INSERT INTO lockstep.throttle AS t (migration, reasons, since, load, looked_at)
+VALUES (%(name)s, %(reasons)s, CASE WHEN %(waits)s THEN clock_timestamp() END, %(load)s, clock_timestamp())
+    ON CONFLICT (migration) DO UPDATE
+   SET reasons = excluded.reasons, load = excluded.load, looked_at = excluded.looked_at,
+       since = CASE WHEN %(waits)s THEN coalesce(t.since, excluded.since) END
