@@ -104,7 +104,8 @@ class Writer(threading.Thread):
     def _values(self) -> dict[str, Any]:
         chance = self._random
         return {
-            "n": chance.choice(self._keys),
+            # A table that is empty at first has no row for anybody; no row has the number 0.
+            "n": chance.choice(self._keys) if self._keys else 0,
             "fresh": next(self._fresh),
             "i": chance.randint(1, 1000),
             "t": chance.choice(TEXTS),
