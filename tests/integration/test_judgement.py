@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
 
 DEMANDS = (Demand("a", "A", "CRITICAL", corruption=True), Demand("b", "B", "WARNING"))
-SOUND = {"failing": 0, "evaluated": 7, "sample": [], "observed": {}}
+SOUND: dict[str, Any] = {"failing": 0, "evaluated": 7, "sample": [], "observed": {}}
+
+
+def found(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a result that holds what a check of Lockstep's own found."""
+    return {FOUND_KEY: content}
 
 
 def result(check: str, success: bool = True, error: str | None = None, **content: Any) -> ExpectationValidationResult:
@@ -33,7 +38,7 @@ def result(check: str, success: bool = True, error: str | None = None, **content
 
 
 def test_results_come_in_the_order_of_the_demands() -> None:
-    judged, lost = judge(DEMANDS, [result("b", **{FOUND_KEY: SOUND}), result("a", **{FOUND_KEY: SOUND})])
+    judged, lost = judge(DEMANDS, [result("b", **found(SOUND)), result("a", **found(SOUND))])
     assert [(item.check, item.success, item.evaluated) for item in judged] == [("a", True, 7), ("b", True, 7)]
     assert not lost
 
@@ -47,22 +52,22 @@ def test_results_come_in_the_order_of_the_demands() -> None:
     ],
 )
 def test_a_check_without_exactly_one_result_has_failed(results: list[str], error: str) -> None:
-    judged, _ = judge(DEMANDS, [result(check, **{FOUND_KEY: SOUND}) for check in results])
+    judged, _ = judge(DEMANDS, [result(check, **found(SOUND)) for check in results])
     assert [item.success for item in judged] == [False, True]
     assert judged[0].error == error
     assert not judged[0].corruption, "nobody looked"
 
 
 def test_nothing_that_is_said_to_hold_is_believed_against_its_numbers() -> None:
-    broken = {FOUND_KEY: SOUND | {"failing": 2, "sample": ["[1]", "[2]"]}}
-    judged, _ = judge(DEMANDS, [result("a", **broken), result("b", success=False, **{FOUND_KEY: SOUND})])
+    broken = found(SOUND | {"failing": 2, "sample": ["[1]", "[2]"]})
+    judged, _ = judge(DEMANDS, [result("a", **broken), result("b", success=False, **found(SOUND))])
     assert [(item.success, item.failing, item.corruption) for item in judged] == [(False, 2, True), (False, 0, False)]
     assert judged[1].error == "the result contradicts itself"
 
 
 def test_a_lost_connection_is_told_apart() -> None:
-    gone = {FOUND_KEY: {"error": "57P01 AdminShutdown", "lost": True}}
-    judged, lost = judge(DEMANDS, [result("a", **gone), result("b", **{FOUND_KEY: SOUND})])
+    gone = found({"error": "57P01 AdminShutdown", "lost": True})
+    judged, lost = judge(DEMANDS, [result("a", **gone), result("b", **found(SOUND))])
     assert lost
     assert judged[0].error == "57P01 AdminShutdown"
 
@@ -88,7 +93,7 @@ def test_stripping_leaves_counts_only() -> None:
             ),
             result("b", success=False, error="Could not parse canary"),
             result("c", details={"mismatched": ["canary"]}),
-            result("d", **{FOUND_KEY: SOUND | {"failing": 1, "sample": ["[4]"], "observed": {"rows": "7"}}}),
+            result("d", **found(SOUND | {"failing": 1, "sample": ["[4]"], "observed": {"rows": "7"}})),
         )
 
     strip(Suite)  # type: ignore[arg-type]

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from typing import get_args
 
-import postgast
 import pytest
 from psycopg import sql
 
+from tasks.planning import parser
 from tasks.planning.catalog import Column, Constraint, Index, Table
 from tasks.planning.checks.index_terms import key_list
 from tasks.planning.checks.parity import expanded
@@ -91,7 +91,7 @@ CHECKS = [(gate, check) for gate in GATES.values() for check in gate.checks]
     "check", [check for _, check in CHECKS], ids=[f"{gate.name}-{check.id}" for gate, check in CHECKS]
 )
 def test_a_check_is_one_select_of_four_named_columns_without_parameters(check: Check) -> None:
-    tree = postgast.parse(check.sql)
+    tree = parser.tree_of(check.sql)
     assert len(tree.stmts) == 1
     select = tree.stmts[0].stmt.select_stmt
     listed = [target.res_target for target in select.target_list]

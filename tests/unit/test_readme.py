@@ -15,7 +15,7 @@ from flows.command_pages import command_names
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
-TESTS = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
+TESTS = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest -n logical --dist loadfile"
 DEMO = "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/lockstep demo"
 IMAGE_BYTES = 300_000
 
