@@ -130,6 +130,91 @@ def approve(
 
 
 @app.command()
+def pause(name: Name, why: Why = "", database: Database = None) -> None:
+    """Stop a migration between two batches or steps, and let nobody begin it until `lockstep resume`."""
+    from flows import throttling
+
+    finish(throttling.pause(name, database, why))
+
+
+@app.command()
+def resume(name: Name, database: Database = None) -> None:
+    """Let a paused migration go on; says by which command."""
+    from flows import throttling
+
+    finish(throttling.resume(name, database))
+
+
+@app.command()
+def throttle(
+    name: Name,
+    replication_lag: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--replication-lag", metavar="TIME", help="How far a standby may be behind: 10s, or off."),
+    ] = None,
+    replication_bytes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--replication-bytes", metavar="SIZE", help="The same in WAL: 256MB, or off."),
+    ] = None,
+    slot_lag: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--slot-lag", metavar="SIZE", help="WAL that a replication slot may hold back: 16GB, or off."),
+    ] = None,
+    lock_waiters: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--lock-waiters", metavar="N", help="Sessions that may be waiting for a lock: 10, or off."),
+    ] = None,
+    active_sessions: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--active-sessions", metavar="N", help="Sessions that may be active: 50, or off."),
+    ] = None,
+    wal_rate: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--wal-rate", metavar="SIZE/s", help="WAL that the whole server may write: 50MB/s, or off."),
+    ] = None,
+    rows_per_second: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--rows-per-second", metavar="N", help="Rows that are filled a second: 5000, or off."),
+    ] = None,
+    dead_rows: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--dead-rows", metavar="PERCENT", help="Dead rows, of the table, that VACUUM leaves: 30%, or off."
+        ),
+    ] = None,
+    ignore: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--ignore", metavar="NAME", help="A standby or slot that does not count; may be repeated."),
+    ] = None,
+    sql: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--sql", metavar="SELECT", help="Your own question: true lets the work go on; may be repeated."),
+    ] = None,
+    no_ignore: Annotated[bool, typer.Option("--no-ignore", help="Every standby and slot counts.")] = False,
+    no_sql: Annotated[bool, typer.Option("--no-sql", help="No question of your own.")] = False,
+    database: Database = None,
+    format: TextFormat = "text",  # noqa: A002
+) -> None:
+    """Show the limits under which a migration works, and what is seen of the server; change those that are given."""
+    from flows import throttling
+
+    given = {
+        "replication_lag": replication_lag,
+        "replication_bytes": replication_bytes,
+        "slot_lag": slot_lag,
+        "lock_waiters": lock_waiters,
+        "active_sessions": active_sessions,
+        "wal_rate": wal_rate,
+        "rows_per_second": rows_per_second,
+        "dead_rows": dead_rows,
+        "ignore": [] if no_ignore else ignore or None,
+        "sql": [] if no_sql else sql or None,
+    }
+    changes = {field: value for field, value in given.items() if value is not None}
+    finish(throttling.throttle(name, database, changes, format))
+
+
+@app.command()
 def rollback(
     name: Name,
     to: Annotated[

@@ -30,7 +30,10 @@ class Bars:
     def progress(self, progress: RowsDone) -> None:
         if progress.step not in self._tasks:
             self._tasks[progress.step] = self._bars.add_task(progress.title)
-        self._bars.update(self._tasks[progress.step], completed=progress.rows_done, total=progress.rows_total)
+        title = f"{progress.title} (throttled)" if progress.throttled else progress.title
+        self._bars.update(
+            self._tasks[progress.step], description=title, completed=progress.rows_done, total=progress.rows_total
+        )
 
 
 class PlainLines:

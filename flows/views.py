@@ -57,6 +57,7 @@ def status_document(standing: Standing) -> dict[str, Any]:
         "next": account.next,
         "back": account.back,
         "waits_for": {"reason": wait.reason, "subject": wait.subject, "until": wait.until} if wait else None,
+        "throttle": standing.throttle.model_dump(mode="json", exclude={"load"}),
         "switched_at": standing.record.switched_at,
         "error": standing.record.error,
         "phases": [

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from tasks.planning.states import MigrationState, PhaseState
+from tasks.planning.throttle import seconds_shown
 from tasks.standing import Standing, losses
+
+PAUSABLE = frozenset({MigrationState.PLANNED, MigrationState.RUNNING, MigrationState.WAITING, MigrationState.FAILED})
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,16 @@ def _where(standing: Standing) -> str:
         runner = f"; its runner died ({standing.holder})" if standing.holder.expired else f"; run by {standing.holder}"
     if standing.state in {MigrationState.CLEANED, MigrationState.ROLLED_BACK}:
         return state.capitalize() + runner
-    return f"{state.capitalize()}: {of}{at}{runner}"
+    return f"{state.capitalize()}: {of}{at}{runner}{_throttled(standing)}"
+
+
+def _throttled(standing: Standing) -> str:
+    """Say why a living runner holds its work back."""
+    found, alive = standing.throttle, standing.holder is not None and not standing.holder.expired
+    if not alive or not found.reasons or found.since is None:
+        return ""
+    waited = seconds_shown((standing.now - found.since).total_seconds())
+    return f"; throttled for {waited}: {'; '.join(found.reasons)}\n  lockstep throttle {standing.name}   (the limits)"
 
 
 def _safe(standing: Standing) -> str:
@@ -66,6 +78,9 @@ def _safe(standing: Standing) -> str:
 def _next(standing: Standing) -> str:
     name, database = standing.name, standing.plan.database
     run = f"lockstep run {name} --database {database}"
+    if standing.throttle.pause is not None and standing.state in PAUSABLE:
+        error = f"\n  {standing.record.error}" if standing.state is MigrationState.FAILED else ""
+        return f"It is {standing.throttle.pause}.{error}\n  lockstep resume {name}   and then   {run}"
     match standing.state:
         case MigrationState.FINISHED:
             return f"Nothing. Remove the ledger's details:  lockstep cleanup {name}"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
-
 from prefect.input import RunInput
 from pydantic import Field
 
 from tasks.database.connection import Target, connect
 from tasks.database.ledger import Ledger
+from tasks.database.throttle import paused
 from tasks.narration import say
+from tasks.person import present_user as present_user
 from tasks.planning.errors import UsageError, Waiting
 from tasks.standing import CONTRACT, Standing, Wait, standing_of
 
@@ -21,15 +20,6 @@ class ApprovalInput(RunInput):
     approve: bool = Field(default=True, description="Go on?")
     who: str = Field(default="", description="Who decides")
     why: str = Field(default="", description="Why; kept in the ledger")
-
-
-def present_user() -> str:
-    """Return who sits at this machine, as ``user@host``."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 def record(target: Target, migration: str, subject: str, decision: ApprovalInput, *, waive_soak: bool = False) -> None:
@@ -53,7 +43,7 @@ def approve_next(target: Target, migration: str, *, who: str, why: str, waive_so
     Raises UsageError when it waits for nothing, Waiting when only time is missing.
     """
     standing = standing_of(target, migration)
-    wait = standing.waits_for
+    wait = standing.when_resumed.waits_for
     if wait is None:
         raise UsageError(
             f"{migration} waits for no approval; it is {standing.state.value.replace('_', ' ')}.",
@@ -86,6 +76,8 @@ def waiting(standing: Standing, wait: Wait) -> Waiting:
     run = f"lockstep run {standing.name} --database {standing.plan.database}"
     approve = f"lockstep approve {standing.name}"
     match wait.reason:
+        case "pause":
+            return paused(standing.name, standing.plan.database, wait.subject, standing.throttle.pause or "paused")
         case "soak":
             remedy = f"Then:  {run}\nNow already:  {approve} --waive-soak --why '…'  and the same."
         case "approval":

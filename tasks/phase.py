@@ -55,8 +55,15 @@ def undo_phase(migration: str, database: str, phase: str) -> None:
 def reporter(migration: str, phase: str) -> Callable[[Progress], None]:
     """Return what a runner reports to: an artifact of the run, and whoever listens."""
     bar = ProgressBar(migration, phase)
+    held = ""
 
     def report(progress: Progress) -> None:
+        nonlocal held
+        if progress.throttled and not held:
+            say(f"throttled: {progress.throttled}. The work waits; `lockstep throttle {migration}` shows the limits.")
+        elif held and not progress.throttled:
+            say("throttled no more: the work goes on.")
+        held = progress.throttled
         show_progress(progress)
         bar.show(percent(progress), f"{progress.title}: {describe(progress)}")
 
@@ -68,7 +75,9 @@ def percent(progress: Progress) -> float:
 
 
 def describe(progress: Progress) -> str:
-    """Return e.g. ``120,000 of 200,000 rows, 45,210 rows/s, 2 s left``."""
+    """Return e.g. ``120,000 of 200,000 rows, 45,210 rows/s, 2 s left``, or why it waits."""
+    if progress.throttled:
+        return f"{progress.rows_done:,} of {progress.rows_total:,} rows, throttled: {progress.throttled}"
     left = f", {progress.eta_seconds:,.0f} s left" if progress.eta_seconds is not None else ""
     rate = f", {progress.rows_per_second:,.0f} rows/s" if progress.rows_per_second else ""
     return f"{progress.rows_done:,} of {progress.rows_total:,} rows{rate}{left}"

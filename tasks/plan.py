@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.artifacts import publish_markdown
 from tasks.database.connection import Target, connect
 from tasks.database.ledger import Ledger
+from tasks.database.throttle import paused
 from tasks.databases import target_of
 from tasks.narration import log, say
 from tasks.outcome import Outcome
@@ -71,8 +72,9 @@ def _register(loaded: LoadedSpec, plan: Plan, target: Target) -> Planned | Outco
         ledger = Ledger(connection)
         ledger.register(plan, loaded.text)
         ledger.event(plan.name, "spec", {"folder": str(loaded.folder.resolve())})
+        pause = ledger.throttle(plan.name).pause
     say(f"{plan.name}: {len(plan.phases)} phases: {', '.join(phase.name for phase in plan.phases)}.")
-    return Planned(plan.name, target.name, tuple(phase.name for phase in plan.phases))
+    return _paused(plan.name, target.name, pause) if pause is not None else _begun(plan, target.name)
 
 
 def _recorded(name: str, database: str | None) -> Planned | Outcome:
@@ -80,14 +82,26 @@ def _recorded(name: str, database: str | None) -> Planned | Outcome:
         raise UsageError(f"There is no file {name!r}.", remedy="Give a spec, or a recorded name with --database NAME.")
     target = target_of(database)
     with connect(target, role="plan") as connection:
-        record = Ledger(connection).migration(name)
+        ledger = Ledger(connection)
+        record, pause = ledger.migration(name), ledger.throttle(name).pause
     if record is None:
         raise no_such_migration(name, database)
     if record.state in OVER:
         again = f"lockstep run SPEC --database {database}   (SPEC is the path of its file)"
         return _nothing(name, database, OVER[record.state], again if record.state == "rolled_back" else "")
     publish_markdown("plan", name, render(record.plan))
-    return Planned(name, target.name, tuple(phase.name for phase in record.plan.phases))
+    return _paused(name, target.name, pause) if pause is not None else _begun(record.plan, target.name)
+
+
+def _begun(plan: Plan, database: str) -> Planned:
+    return Planned(plan.name, database, tuple(phase.name for phase in plan.phases))
+
+
+def _paused(name: str, database: str, pause: str) -> Outcome:
+    """A paused migration is not begun, and stays in the state that it is in."""
+    waiting = paused(name, database, "", pause)
+    log(waiting.what)
+    return Outcome("waiting", name, database, waiting.what, waiting.remedy or "")
 
 
 def _nothing(name: str, database: str, why: str, remedy: str = "") -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from tasks.database.records import (
     PhaseRecord,
     ProgressRecord,
     StepRecord,
+    ThrottleRecord,
 )
 from tasks.planning.gates import GateResult
 from tasks.planning.names import short_hash
@@ -28,13 +29,15 @@ from tasks.planning.states import MigrationState, PhaseState, StepState
 
 SWITCH = "switch"
 CONTRACT = "contract"
+NO_THROTTLE = ThrottleRecord()
+"""Nobody has paused the migration or changed its limits, and its runner has not looked at the server yet."""
 
 
 @dataclass(frozen=True)
 class Wait:
     """Why the next phase does not start: ``until`` is when a soak ends, None where a person is waited for."""
 
-    reason: Literal["approval", "soak"]
+    reason: Literal["approval", "soak", "pause"]
     subject: str
     question: str
     until: datetime | None = None
@@ -55,6 +58,7 @@ class Standing:
     events: tuple[EventRecord, ...]
     holder: Holder | None
     now: datetime
+    throttle: ThrottleRecord = NO_THROTTLE
 
     @property
     def name(self) -> str:
@@ -106,8 +110,15 @@ class Standing:
         """Whether a phase waits, or will wait, for an approval that is not given yet."""
         return self.plan.phase(phase).approval is not None and not self.approved(phase)
 
+    @property
+    def when_resumed(self) -> Standing:
+        """The same standing as if nobody had paused the migration."""
+        return replace(self, throttle=NO_THROTTLE)
+
     def wait_before(self, phase: Phase) -> Wait | None:
-        """What a phase waits for before it starts: an approval, or the end of the soak."""
+        """What a phase waits for before it starts: that a pause ends, an approval, or the end of the soak."""
+        if (wait := self._pause(phase)) is not None:
+            return wait
         if self.begun(phase):
             return None  # the decision was made
         soaked_at = self.soaked_at
@@ -155,11 +166,17 @@ class Standing:
         phase = self.next_phase
         if phase is None:
             return None
+        if (wait := self._pause(phase)) is not None:
+            return wait
         for gate in (phase.gate_before, phase.gate_after):
             wait = self.wait_after(phase, gate) if gate is not None else None
             if wait is not None:
                 return wait
         return self.wait_before(phase)
+
+    def _pause(self, phase: Phase) -> Wait | None:
+        pause = self.throttle.pause
+        return Wait("pause", phase.name, f"It is {pause}.") if pause is not None else None
 
 
 def gate_subject(result: GateResult) -> str:
@@ -192,6 +209,7 @@ def read_standing(connection: Connection, name: str) -> Standing:
         events=ledger.events(name),
         holder=ledger.holder(name),
         now=clock[0] if clock else record.updated_at,
+        throttle=ledger.throttle(name),
     )
 
 

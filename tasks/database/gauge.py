@@ -82,9 +82,7 @@ class Gauge:
         if row is None:
             raise LookupError("a SELECT without FROM returned no row")
         load = self._load(row, work)
-        answers = [_answer(connection, number, text) for number, text in enumerate(own_sql, start=1)]
-        objections = tuple(answer.text for answer in answers if answer.kind == "no")
-        failures = tuple(answer.text for answer in answers if answer.kind == "failed")
+        objections, failures = ask(connection, own_sql)
         return load.model_copy(update={"objections": objections, "failures": failures})
 
     def rest(self) -> None:
@@ -138,6 +136,13 @@ class Gauge:
         horizon = now.xid - int(found["age"])
         free = next((look.written for look in reversed(self._looks) if look.xid <= horizon), 0)
         return now.written - free, Snapshot(who=found["who"], seconds=found["seconds"])
+
+
+def ask(connection: Connection, own_sql: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ask the user's own questions; return which say no, and which give no answer, in words."""
+    answers = [_answer(connection, number, text) for number, text in enumerate(own_sql, start=1)]
+    objections = tuple(answer.text for answer in answers if answer.kind == "no")
+    return objections, tuple(answer.text for answer in answers if answer.kind == "failed")
 
 
 @dataclass(frozen=True)

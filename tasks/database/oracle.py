@@ -15,21 +15,24 @@ from tasks.database import ledger
 from tasks.database.catalog import snapshot
 from tasks.database.clone import SchemaClone, scratch_place
 from tasks.database.connection import Target, connect
+from tasks.database.gauge import Gauge, Work, ask
 from tasks.database.inspection import check_privileges, require_usable
 from tasks.database.mappings import Mappings
 from tasks.database.proof import prove
 from tasks.database.retyping import direct_retypes
 from tasks.database.trace import apply_change
 from tasks.planning.catalog import Catalog
+from tasks.planning.errors import SpecError
 from tasks.planning.intent import intent_of
 from tasks.planning.meaning import changes, settled
-from tasks.planning.plan import Plan
+from tasks.planning.plan import Note, Plan
 from tasks.planning.planner import all_drafts, changed_tables, make_plan
 from tasks.planning.retyping import require_word, retyped_columns
 from tasks.planning.schema_hash import schema_hash
 from tasks.planning.spec import LoadedSpec
 from tasks.planning.statements import Statement
 from tasks.planning.states import MigrationState
+from tasks.planning.throttle import Limits, blind, reasons
 
 PINNED = (("TimeZone", "UTC"), ("DateStyle", "ISO, MDY"), ("IntervalStyle", "postgres"), ("extra_float_digits", "1"))
 """Settings that decide what an expression means; the same on the clone, in every session of the executor and in the
@@ -63,9 +66,29 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
         with connect(target, role="plan", settings=settings) as live:
             check_privileges(live, tables)
             canonical = mappings.canonical(found)
-            notes = mappings.probe(live, found, canonical)
+            notes = (*mappings.probe(live, found, canonical), *_foreseen(target, intent.throttle))
         made = make_plan(intent, before, after, tables, found, canonical, notes, direct)
         return prove(made, clone, after)
+
+
+def _foreseen(target: Target, throttle: Limits) -> tuple[Note, ...]:
+    """Return what the throttle would say now, and what it cannot see. Raises SpecError for SQL that gives no answer."""
+    with connect(target, role="plan") as connection:
+        load = Gauge().look(connection, Work(), ())
+        _, unanswered = ask(connection, throttle.sql)
+    if unanswered:
+        raise SpecError(f"throttle: {'; '.join(unanswered)}.", remedy="Each question returns one row: true or false.")
+    notes = [
+        Note(severity="WARNING", text=f"The work would have to wait now: {reason}.")
+        for reason in reasons(throttle, load)
+    ]
+    if not load.sees_all and (unseen := blind(throttle)):
+        text = (
+            f"The throttle cannot watch {', '.join(unseen)}: the role sees neither standbys nor other roles' sessions. "
+            "GRANT pg_monitor lets it."
+        )
+        notes.append(Note(severity="INFO", text=text))
+    return tuple(notes)
 
 
 def _already_in_place(loaded: LoadedSpec, target: Target, live: psycopg.Connection[TupleRow]) -> Plan | None:

@@ -158,6 +158,16 @@ class Limits(Part):
                 raise ValueError("each entry is one SELECT that returns true or false")
         return value
 
+    @property
+    def set(self) -> tuple[tuple[str, str], ...]:
+        """Return the limits that are not off, by name, as they are written."""
+        written = self.model_dump(mode="json")
+        return tuple(
+            (name, "; ".join(value) if isinstance(value, list) else str(value))
+            for name, value in written.items()
+            if value not in (None, [])
+        )
+
     def changed(self, changes: Mapping[str, Any]) -> Limits:
         """Return the limits with some of them given anew, as text. Raises UsageError."""
         try:
@@ -216,6 +226,28 @@ class Load(Part):
     failures: tuple[str, ...] = ()
     """Why the look itself, or a question of the user's own, got no answer."""
 
+    def lines(self, limits: Limits) -> tuple[str, ...]:
+        """Return what was seen, in lines for people, with the limits that this role cannot watch."""
+        unseen = blind(limits) if not self.sees_all else ()
+        lines = [
+            *(f"replica {r.name}: {seconds_shown(r.seconds)}, {bytes_shown(r.bytes)} behind" for r in self.replicas),
+            *(
+                f"{'slot' if slot.active else 'inactive slot'} {slot.name}: holds back {bytes_shown(slot.bytes)} of WAL"
+                for slot in self.slots
+            ),
+        ]
+        if self.wal_rate is not None:
+            lines.append(f"WAL of the server: {bytes_shown(self.wal_rate)}/s")
+        if self.lock_waiters is not None:
+            lines.append(f"sessions that wait for a lock: {self.lock_waiters}")
+        if self.active_sessions is not None:
+            lines.append(f"active sessions: {self.active_sessions}")
+        if self.held_rows and self.oldest is not None:
+            lines.append(f"dead rows that {self.oldest.who} keeps from being removed: {self.held_rows:,}")
+        if unseen:
+            lines.append(f"not watched: {', '.join(unseen)}; the role lacks pg_read_all_stats (GRANT pg_monitor)")
+        return tuple(lines)
+
 
 def reasons(limits: Limits, load: Load) -> tuple[str, ...]:
     """Return why the work has to wait, a sentence for each limit that is exceeded; empty when it may go on."""
@@ -229,7 +261,7 @@ def reasons(limits: Limits, load: Load) -> tuple[str, ...]:
 
 
 def blind(limits: Limits) -> tuple[str, ...]:
-    """Return the limits that a role without pg_read_all_stats cannot watch."""
+    """Return the names of the limits that a role without pg_read_all_stats cannot watch."""
     names = ("replication_lag", "replication_bytes", "active_sessions", "dead_rows")
     return tuple(name for name in names if getattr(limits, name) is not None)
 
@@ -240,8 +272,8 @@ def _of_replication(limits: Limits, load: Load) -> Iterator[str]:
             continue
         if limits.replication_lag is not None and replica.seconds > limits.replication_lag:
             yield (
-                f"the replica {replica.name} is {_seconds_shown(replica.seconds)} behind, "
-                f"limit {_seconds_shown(limits.replication_lag)}"
+                f"the replica {replica.name} is {seconds_shown(replica.seconds)} behind, "
+                f"limit {seconds_shown(limits.replication_lag)}"
             )
         elif limits.replication_bytes is not None and replica.bytes > limits.replication_bytes:
             yield (
@@ -271,7 +303,7 @@ def _of_rows(limits: Limits, load: Load) -> Iterator[str]:
         return
     limit = max(LEAST_DEAD_ROWS, load.table_rows * limits.dead_rows // 100)
     if load.held_rows > limit and load.oldest is not None:
-        since = f" for {_seconds_shown(load.oldest.seconds)}" if load.oldest.seconds is not None else ""
+        since = f" for {seconds_shown(load.oldest.seconds)}" if load.oldest.seconds is not None else ""
         yield (
             f"{load.held_rows:,} dead rows of {load.table} cannot be removed, limit {limit:,}: "
             f"{load.oldest.who} holds an old snapshot{since}"
@@ -280,7 +312,8 @@ def _of_rows(limits: Limits, load: Load) -> Iterator[str]:
         yield f"VACUUM of {load.table} is {load.unvacuumed_rows:,} rows behind, limit {limit:,}"
 
 
-def _seconds_shown(seconds: float) -> str:
+def seconds_shown(seconds: float) -> str:
+    """Return seconds as people read them: ``1.5 s``, ``12 s``, ``3 h``."""
     if seconds < 10:
         return f"{seconds:.3g} s"
     for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
