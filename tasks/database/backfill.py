@@ -171,7 +171,7 @@ class _Backfilling:
         """Return the page of ``size`` rows a turn behind a key; None when there is no row."""
         statements = self._statements
         values = keys("k", after) | {"n": size * self._turns}
-        with self._connection.transaction():
+        with self._connection.pipeline(), self._connection.transaction():
             self._connection.execute(_SQL["begin_batch"])
             row = self._execute(statements.first_page_end if after is None else statements.page_end, values).fetchone()
             if row is not None:
@@ -198,10 +198,10 @@ class _Backfilling:
             statements = self._statements
             fill = statements.fill_first_range if page.after is None else statements.fill_range
             values = keys("k", page.after) | keys("u", page.upto) | {"turn": page.turn}
-            filled = self._execute(fill, values).rowcount
+            filled = self._execute(fill, values)
             if page.turn == TURNS - 1:
                 self._advance(page)
-        return filled
+        return filled.rowcount
 
     def _fill_page_by_rows(self, page: _Page) -> None:
         """Do what `_fill_page` does where some row of the page fails: find it, record it, fill the others."""
@@ -241,7 +241,8 @@ class _Backfilling:
 
     def _fill_keys(self, arrays: Mapping[str, list[str]]) -> int:
         with self._batch():
-            return self._execute(self._statements.fill_keys, arrays).rowcount
+            filled = self._execute(self._statements.fill_keys, arrays)
+        return filled.rowcount
 
     def _record_failure(self, key: str, error: psycopg.Error) -> None:
         self._failed.add(key)
@@ -314,12 +315,17 @@ class _Backfilling:
 
     @contextmanager
     def _batch(self) -> Iterator[None]:
-        """A short transaction behind the fence whose writes the sync trigger leaves alone."""
+        """A short transaction behind the fence whose writes the sync trigger leaves alone.
+
+        Its statements are sent at once, so that a server far away costs two journeys a batch; the COMMIT follows when
+        all of them were answered, the fence among them.
+        """
         self._lease.check()
-        with self._connection.transaction():
+        with self._connection.pipeline(), self._connection.transaction():
             self._connection.execute(_SQL["begin_batch"])
-            self._lease.fence(self._connection)
+            answer = self._lease.ask(self._connection)
             yield
+            self._lease.require(answer)
 
     def _advance(self, page: _Page) -> None:
         values = {**self._names, "cursor": Jsonb(list(page.upto)), "rows": page.rows}

@@ -137,7 +137,15 @@ class Lease:
 
     def fence(self, connection: Connection) -> None:
         """Lock the migration's row FOR SHARE until the transaction ends; raises LeaseLost if the token was raised."""
-        row = connection.execute(_SQL["fence"], {"name": self._name}).fetchone()
+        self.require(self.ask(connection))
+
+    def ask(self, connection: Connection) -> psycopg.Cursor[TupleRow]:
+        """Do what `fence` does where statements are sent without waiting for answers; the answer is for `require`."""
+        return connection.execute(_SQL["fence"], {"name": self._name})
+
+    def require(self, answer: psycopg.Cursor[TupleRow]) -> None:
+        """Wait for the answer of `ask`, before the transaction commits; raises LeaseLost if the token was raised."""
+        row = answer.fetchone()
         if row is None or row[0] != self.token:
             raise self._lost()
 
