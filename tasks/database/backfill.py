@@ -150,13 +150,17 @@ class _Backfilling:
         """Open a page a round, and give every open page a turn, the oldest first."""
         pages: list[_Page] = []
         size, reached, more = FIRST_ROWS // self._turns, self._cursor, True
+        # The first page is filled in one turn: a run that is interrupted again and again still moves its cursor.
+        turn = TURNS - 1
         while pages or more:
-            page = self._next_page(reached, min(size, self._throttle.most_rows or size)) if more else None
+            page = self._next_page(reached, min(size, self._throttle.most_rows or size), turn) if more else None
             if page is not None:
                 pages.append(page)
-                reached = page.upto
+                reached, turn = page.upto, TURNS - self._turns
             more = page is not None and not page.last
             for number, page in enumerate(pages):
+                if page.done:
+                    continue
                 began = time.monotonic()
                 pages[number] = self._take_turn(page)
                 seconds = time.monotonic() - began
@@ -167,7 +171,7 @@ class _Backfilling:
             while pages and pages[0].done:
                 self._leave(pages.pop(0))
 
-    def _next_page(self, after: Key | None, size: int) -> _Page | None:
+    def _next_page(self, after: Key | None, size: int, turn: int) -> _Page | None:
         """Return the page of ``size`` rows a turn behind a key; None when there is no row."""
         statements = self._statements
         values = keys("k", after) | {"n": size * self._turns}
@@ -175,14 +179,12 @@ class _Backfilling:
             self._connection.execute(_SQL["begin_batch"])
             row = self._execute(statements.first_page_end if after is None else statements.page_end, values).fetchone()
             if row is not None:
-                return _Page(after, row, size * self._turns, last=False, turn=TURNS - self._turns)
+                return _Page(after, row, size * self._turns, last=False, turn=turn)
             query = statements.first_last_page if after is None else statements.last_page
             row = self._execute(query, values).fetchone()
-        return _Page(after, row[:-1], row[-1], last=True, turn=TURNS - self._turns) if row is not None else None
+        return _Page(after, row[:-1], row[-1], last=True, turn=turn) if row is not None else None
 
     def _take_turn(self, page: _Page) -> _Page:
-        if page.done:
-            return page
         try:
             self._count(self._patiently(partial(self._fill_page, page)))
         except psycopg.Error as error:
