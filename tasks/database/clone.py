@@ -12,6 +12,7 @@ The clone is compared with the live catalog before anyone may use it: planning n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -135,6 +136,7 @@ class SchemaClone:
         with connect(self.target, role="plan") as conn:
             live = snapshot(conn)
         with connect(template, role="scratch") as conn:
+            _restore_invalid(conn, live)
             clone = snapshot(conn)
         expected, found = catalog_text(live), catalog_text(clone)
         if expected != found:
@@ -290,6 +292,20 @@ def _restore(statements: list[parser.Parsed], template: Target, target: Target) 
                     f"The schema of {target.name!r} cannot be cloned: {error.diag.message_primary} [{error.sqlstate}]",
                     safety="Nothing was touched.",
                 ) from None
+
+
+def _restore_invalid(conn: psycopg.Connection[TupleRow], live: Catalog) -> None:
+    """Make the invalid indexes, which pg_dump leaves out: a change may want to drop or to rebuild them.
+
+    Only a superuser can; without them the clone is found to differ from the live schema.
+    """
+    for table in live.tables:
+        for index in table.indexes:
+            if not index.valid and table.kind == "r":
+                name = sql.Identifier(table.name.schema, index.name).as_string(conn)
+                with contextlib.suppress(psycopg.errors.InsufficientPrivilege), conn.transaction():
+                    conn.execute(index.definition.encode())
+                    conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(%s)", (name,))
 
 
 def _names(conn: psycopg.Connection[TupleRow], query: str) -> frozenset[str]:

@@ -19,14 +19,25 @@ from psycopg.rows import TupleRow
 from tasks.database.backfill import run_backfill
 from tasks.database.connection import limits, session_limits
 from tasks.database.failures import LOCK_REFUSED, connection_lost, described
-from tasks.database.index_build import IndexConflict, build_index, drop_index
+from tasks.database.index_build import IndexConflict, build_index, drop_index, reindex
 from tasks.database.lease import LOCK_TIMEOUT_MS, RECONNECTIONS, Lease
 from tasks.database.ledger import Ledger
 from tasks.database.locks import Blocker, Patience, Watch, lock_not_acquired, watch_interval
 from tasks.database.progress import Progress, Report
 from tasks.database.throttle import Throttle
 from tasks.planning.errors import MigrationError, RollbackRefused, StepFailed
-from tasks.planning.plan import Action, Analyze, Backfill, BuildIndex, DropIndex, Irreversible, Plan, Step, Transaction
+from tasks.planning.plan import (
+    Action,
+    Analyze,
+    Backfill,
+    BuildIndex,
+    DropIndex,
+    Irreversible,
+    Plan,
+    Reindex,
+    Step,
+    Transaction,
+)
 from tasks.planning.states import StepState
 
 Connection = psycopg.Connection[TupleRow]
@@ -127,13 +138,16 @@ class Executor:
         match action:
             case Transaction():
                 work = partial(self._transaction, step, action, done)
-                self._patiently(step, work, lock_timeout_ms=step.lock_timeout_ms)
+                self._patiently(step, work, lock_timeout_ms=_lock_timeout(step, action))
                 return
             case BuildIndex():
                 timeout = step.statement_timeout_ms
                 self._patiently(step, lambda: build_index(self._fenced(), action, statement_timeout_ms=timeout))
             case DropIndex():
                 self._patiently(step, lambda: drop_index(self._fenced(), action.table, action.index))
+            case Reindex():
+                timeout = step.statement_timeout_ms
+                self._patiently(step, lambda: reindex(self._fenced(), action, statement_timeout_ms=timeout))
             case Analyze():
                 self._patiently(step, partial(self._analyze, step, action))
             case Backfill():
@@ -147,7 +161,7 @@ class Executor:
         with connection.transaction():
             own = action.statement_timeout_ms
             timeout = own if own is not None else step.statement_timeout_ms
-            limits(connection, lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=timeout)
+            limits(connection, lock_timeout_ms=_lock_timeout(step, action), statement_timeout_ms=timeout)
             self._pin_settings(connection)
             self._lease.fence(connection)
             for statement in action.statements:
@@ -204,6 +218,10 @@ def _held(report: Report, step: Step, why: str) -> None:
     report(Progress(step.id, step.title, table, 0, 0, 0.0, None, throttled=why))
 
 
+def _lock_timeout(step: Step, action: Transaction) -> int:
+    return action.lock_timeout_ms if action.lock_timeout_ms is not None else step.lock_timeout_ms
+
+
 def _undo_actions(step: Step) -> tuple[Action, ...]:
     match step.undo:
         case Irreversible(reason=reason):
@@ -220,6 +238,11 @@ def _step_failed(phase: str, step: Step, error: psycopg.Error) -> StepFailed:
     match error:
         case psycopg.errors.UniqueViolation():
             remedy = "Rows have the same key where the new shape wants it unique. Repair them, then run again."
+        case psycopg.errors.CheckViolation() | psycopg.errors.NotNullViolation() | psycopg.errors.ForeignKeyViolation():
+            remedy = (
+                "Rows break what this step demands; new ones are refused already. Repair them, then run again: it "
+                "continues with this step. Or roll back, which takes the demand away."
+            )
         case psycopg.errors.QueryCanceled():
             remedy = (
                 f"It took longer than its {step.statement_timeout_ms} ms, or was cancelled. Run again when it is quiet."

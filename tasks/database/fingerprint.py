@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import eq
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -11,7 +13,8 @@ from tasks.database.catalog import snapshot
 from tasks.database.records import StepRecord
 from tasks.planning.catalog import Catalog
 from tasks.planning.errors import SchemaChanged
-from tasks.planning.plan import BuildIndex, DropIndex, Phase, Plan, Step
+from tasks.planning.names import is_rebuild_of
+from tasks.planning.plan import BuildIndex, DropIndex, Phase, Plan, Reindex, Step
 from tasks.planning.schema_hash import describe_difference, digest, schema_hash, schema_text
 from tasks.planning.states import StepState
 
@@ -33,7 +36,7 @@ def require_schema(
     expected = finished[-1].schema_after if finished else phase.schema_before
     allowed = {expected}
     catalog = snapshot(connection)
-    if remaining and isinstance(remaining[0].action, BuildIndex | DropIndex):
+    if remaining and isinstance(remaining[0].action, BuildIndex | DropIndex | Reindex):
         allowed.add(remaining[0].schema_after)
         catalog = _without_remains(catalog, remaining[0])
     text = schema_text(catalog, plan.scope)
@@ -65,14 +68,22 @@ def require_outcome(connection: psycopg.Connection[TupleRow], plan: Plan, phase:
 
 
 def _without_remains(catalog: Catalog, step: Step) -> Catalog:
-    """Leave out the invalid index that an interrupted concurrent build or drop left behind: the step deals with it."""
-    if not isinstance(step.action, BuildIndex | DropIndex):
-        return catalog
-    name, index = step.action.table, step.action.index
+    """Leave out the invalid index that an interrupted concurrent build, rebuild or drop left: the step sees to it."""
+    match step.action:
+        case BuildIndex(table=name, index=index) | DropIndex(table=name, index=index):
+            is_remains: Callable[[str], bool] = partial(eq, index)
+        case Reindex(table=name, index=index):
+            is_remains = partial(_is_copy, index)
+        case _:
+            return catalog
     tables = tuple(
-        table.model_copy(update={"indexes": tuple(i for i in table.indexes if i.valid or i.name != index)})
+        table.model_copy(update={"indexes": tuple(i for i in table.indexes if i.valid or not is_remains(i.name))})
         if table.name == name
         else table
         for table in catalog.tables
     )
     return catalog.model_copy(update={"tables": tables})
+
+
+def _is_copy(index: str, name: str) -> bool:
+    return is_rebuild_of(name, index)

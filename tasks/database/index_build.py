@@ -1,4 +1,4 @@
-"""Indexes built and dropped CONCURRENTLY: the catalog says whether one is there, whatever happened to the answer.
+"""Indexes built, rebuilt and dropped CONCURRENTLY: the catalog says what is there, whatever happened to the answer.
 
 Locks taken: SHARE UPDATE EXCLUSIVE on the table, which lets every read and write through. A build waits for every
 transaction of the database that is older than its passes, so lock_timeout is as long as statement_timeout here.
@@ -16,14 +16,15 @@ from psycopg import sql
 from psycopg.rows import TupleRow, class_row
 
 from tasks.database.connection import session_limits
-from tasks.planning.names import TableName
-from tasks.planning.plan import BuildIndex
+from tasks.planning.names import TableName, is_rebuild_of
+from tasks.planning.plan import BuildIndex, Reindex
 
 Connection = psycopg.Connection[TupleRow]
 
 DROP_TIMEOUT_MS = 600_000
 """Ten minutes for dropping an index: it waits for the transactions that may still use it."""
 _STATE = (files("tasks.database") / "sql" / "index_state.sql").read_bytes()
+_REMAINS = (files("tasks.database") / "sql" / "reindex_remains.sql").read_bytes()
 _UNTOLD = re.compile(r"\b(CONCURRENTLY|IF NOT EXISTS|USING btree)\b|[\s\"()]+", re.IGNORECASE)
 
 
@@ -67,6 +68,32 @@ def build_index(connection: Connection, action: BuildIndex, *, statement_timeout
     built = index_state(connection, action.table, action.index)
     if built is None or not built.valid:
         raise IndexConflict(f"the index {action.index} is not valid after its build")
+
+
+def reindex(connection: Connection, action: Reindex, *, statement_timeout_ms: int) -> None:
+    """Rebuild the index, after dropping what an earlier attempt left; a failed attempt leaves nothing either.
+
+    ``connection`` is in autocommit. Raises IndexConflict, and psycopg's errors of the build.
+    """
+    _clear(connection, action)
+    session_limits(connection, lock_timeout_ms=statement_timeout_ms, statement_timeout_ms=statement_timeout_ms)
+    name = sql.Identifier(action.table.schema, action.index)
+    try:
+        connection.execute(sql.SQL("REINDEX INDEX CONCURRENTLY {}").format(name))
+    except psycopg.Error:
+        with contextlib.suppress(psycopg.Error):
+            _clear(connection, action)
+        raise
+    state = index_state(connection, action.table, action.index)
+    if state is None or not state.valid:
+        raise IndexConflict(f"the index {action.index} is not valid after its rebuild")
+
+
+def _clear(connection: Connection, action: Reindex) -> None:
+    found = connection.execute(_REMAINS, {"schema": action.table.schema, "table": action.table.name}).fetchall()
+    for (name,) in found:
+        if is_rebuild_of(str(name), action.index):
+            drop_index(connection, action.table, str(name))
 
 
 def drop_index(connection: Connection, table: TableName, index: str) -> None:

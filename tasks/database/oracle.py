@@ -26,7 +26,7 @@ from tasks.planning.errors import SpecError
 from tasks.planning.intent import intent_of
 from tasks.planning.meaning import changes, settled
 from tasks.planning.plan import Note, Plan
-from tasks.planning.planner import all_drafts, changed_tables, make_plan
+from tasks.planning.planner import all_drafts, make_plan, touched_tables
 from tasks.planning.retyping import require_word, retyped_columns
 from tasks.planning.schema_hash import schema_hash
 from tasks.planning.spec import LoadedSpec
@@ -55,9 +55,10 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
         settings = (*PINNED, ("search_path", _search_path(live)))
     with scratch_place(target, facts) as place, SchemaClone(target, place) as clone:
         before, after = _meaning(clone, parsed, settings)
-        before = _with_sizes(before, clone.live)
+        differences = changes(before, after)
+        before = _as_live(before, clone.live)
         intent = intent_of(loaded, target.name, before, settings)
-        tables = changed_tables(changes(before, after))
+        tables = touched_tables(intent, differences)
         retyped = retyped_columns(before, after)
         require_word(retyped, intent.words)
         direct = direct_retypes(clone, settings, retyped, after, intent.using, intent.wanted)
@@ -67,7 +68,7 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
             check_privileges(live, tables)
             canonical = mappings.canonical(found)
             notes = (*mappings.probe(live, found, canonical), *_foreseen(target, intent.throttle))
-        made = make_plan(intent, before, after, tables, found, canonical, notes, direct)
+        made = make_plan(intent, before, after, differences, found, canonical, notes, direct)
         return prove(made, clone, after)
 
 
@@ -118,10 +119,14 @@ def _meaning(
     return before, settled(before, after)
 
 
-def _with_sizes(before: Catalog, live: Catalog) -> Catalog:
-    """Return the clone's catalog with the live tables' rows and bytes: a clone is empty."""
-    sized = []
+def _as_live(before: Catalog, live: Catalog) -> Catalog:
+    """Return the clone's catalog with the live tables' rows, bytes and publications: a clone has none."""
+    known = []
     for table in before.tables:
         found = live.table(table.name)
-        sized.append(table.model_copy(update={"rows": found.rows, "bytes": found.bytes}) if found else table)
-    return before.model_copy(update={"tables": tuple(sized)})
+        if found is not None:
+            published = tuple(item for item in found.dependents if item.kind == "publication")
+            facts = {"rows": found.rows, "bytes": found.bytes, "dependents": (*table.dependents, *published)}
+            table = table.model_copy(update=facts)
+        known.append(table)
+    return before.model_copy(update={"tables": tuple(known)})

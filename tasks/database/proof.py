@@ -36,6 +36,7 @@ from tasks.planning.plan import (
     Note,
     Phase,
     Plan,
+    Reindex,
     Step,
     Transaction,
 )
@@ -129,6 +130,9 @@ def _perform(connection: psycopg.Connection[TupleRow], step: Step, actions: Sequ
                 case DropIndex():
                     name = sql.Identifier(action.table.schema, action.index)
                     connection.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(name))
+                case Reindex():
+                    name = sql.Identifier(action.table.schema, action.index)
+                    connection.execute(sql.SQL("REINDEX INDEX {}").format(name))
                 case Backfill():
                     _parse_backfill(connection, action)
                 case Analyze():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tasks.planning.catalog import Catalog, Table
 from tasks.planning.checks.suites import BusinessRule
@@ -12,7 +12,7 @@ from tasks.planning.names import TableName, display
 from tasks.planning.parser import column_references
 from tasks.planning.plan import Severity
 from tasks.planning.spec import LoadedSpec, table_name
-from tasks.planning.statements import find_table, using_expressions
+from tasks.planning.statements import Rebuild, Statement, find_table, using_expressions
 from tasks.planning.strategies.expand_contract.mapping import Wanted
 from tasks.planning.throttle import Limits
 
@@ -36,6 +36,8 @@ class Intent:
     soak_seconds: int
     settings: tuple[tuple[str, str], ...]
     throttle: Limits
+    reindexed: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
+    """Indexes to rebuild, by table: statements of which no catalog tells."""
 
     @property
     def words(self) -> Mapping[TableName, frozenset[str]]:
@@ -77,7 +79,23 @@ def intent_of(loaded: LoadedSpec, database: str, before: Catalog, settings: tupl
         soak_seconds=int(spec.soak.total_seconds()),
         settings=settings,
         throttle=spec.throttle,
+        reindexed=_reindexed(loaded.statements(), names),
     )
+
+
+def _reindexed(statements: Sequence[Statement], names: _Names) -> dict[TableName, tuple[str, ...]]:
+    found: dict[TableName, dict[str, None]] = {}
+    for statement in statements:
+        match statement.rebuild:
+            case Rebuild(kind="table", name=written):
+                table = names.table(written, "REINDEX TABLE")
+                found.setdefault(table.name, {}).update(dict.fromkeys(index.name for index in table.indexes))
+            case Rebuild(kind="index", name=written):
+                table = names.table_of_index(written)
+                found.setdefault(table.name, {})[written.name] = None
+            case None:
+                pass
+    return {table: tuple(indexes) for table, indexes in found.items()}
 
 
 class _Names:
@@ -95,6 +113,16 @@ class _Names:
             name = f"{written.schema}.{written.name}" if written.schema else written.name
             raise SpecError(f"{where}: there is no table {name}.", remedy=f"There are: {known}.")
         return found
+
+    def table_of_index(self, written: TableName) -> Table:
+        for schema in (written.schema,) if written.schema else self.path:
+            for table in self._catalog.tables:
+                if table.name.schema == schema and any(index.name == written.name for index in table.indexes):
+                    return table
+        raise SpecError(
+            f"REINDEX INDEX: no table has the index {display(written.name)} before the change.",
+            remedy="Name it as it is called now; an index that this change makes is fresh.",
+        )
 
     def personal(self, written: TableName, column: str) -> str:
         table = self.table(written, f"personal {written.name}.{column}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import NamedTuple
 
 from psycopg import sql
@@ -53,6 +54,23 @@ def short_hash(*parts: str) -> str:
 def own_name(kind: str, *parts: str) -> str:
     """Return the name of an object of Lockstep's own, e.g. ``lockstep_ck_1a2b3c4d5e``; always below 63 bytes."""
     return f"{LOCKSTEP_SCHEMA}_{kind}_{short_hash(kind, *parts)}"
+
+
+def is_rebuild_of(name: str, index: str) -> bool:
+    """Whether REINDEX CONCURRENTLY gives this name to the new or the old copy of the index.
+
+    >>> is_rebuild_of("t_pkey_ccnew", "t_pkey"), is_rebuild_of("t_pkey_ccold1", "t_pkey")
+    (True, True)
+    >>> is_rebuild_of("t_pkey", "t_pkey"), is_rebuild_of("u_pkey_ccnew", "t_pkey")
+    (False, False)
+    """
+    found = re.fullmatch(r"(.*)_cc(?:new|old)\d*", name, re.DOTALL)
+    if found is None:
+        return False
+    head = found.group(1)
+    # A name that would be too long is cut, at a whole character, to make room for the ending.
+    is_cut = len(name.encode()) > MAX_IDENTIFIER_BYTES - 4
+    return head == index or (is_cut and index.startswith(head))
 
 
 def verbatim(text: str) -> sql.SQL:

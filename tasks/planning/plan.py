@@ -50,6 +50,8 @@ class Transaction(Part):
     statements: tuple[str, ...]
     statement_timeout_ms: int | None = None
     """Overrides the step's, e.g. for a validation that undoes a short step."""
+    lock_timeout_ms: int | None = None
+    """Overrides the step's, likewise."""
 
 
 class BuildIndex(Part):
@@ -65,6 +67,14 @@ class DropIndex(Part):
     """DROP INDEX CONCURRENTLY IF EXISTS."""
 
     kind: Literal["drop_index"] = "drop_index"
+    table: TableName
+    index: str
+
+
+class Reindex(Part):
+    """REINDEX INDEX CONCURRENTLY. The ledger alone tells that it is done; what a failed one left is dropped first."""
+
+    kind: Literal["reindex"] = "reindex"
     table: TableName
     index: str
 
@@ -100,7 +110,7 @@ class Backfill(Part):
     personal_key: bool = False
 
 
-Action = Annotated[Transaction | BuildIndex | DropIndex | Analyze | Backfill, Field(discriminator="kind")]
+Action = Annotated[Transaction | BuildIndex | DropIndex | Reindex | Analyze | Backfill, Field(discriminator="kind")]
 
 
 class Irreversible(Part):

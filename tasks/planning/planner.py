@@ -27,12 +27,14 @@ from tasks.planning.expressions import inline
 from tasks.planning.intent import Intent
 from tasks.planning.names import TableName, display
 from tasks.planning.parser import column_references
-from tasks.planning.plan import Assignment, Note, Phase, Plan
+from tasks.planning.plan import Assignment, Note, Plan
 from tasks.planning.retyping import DirectRetype
 from tasks.planning.strategies.expand_contract.contribution import TableChange, check_expression
+from tasks.planning.strategies.expand_contract.kept import added_constraints
 from tasks.planning.strategies.expand_contract.mapping import Canonical, Draft, Group, Side, drafts
-from tasks.planning.strategies.expand_contract.phases import Surroundings, Work, assemble, work_on
+from tasks.planning.strategies.expand_contract.phases import assemble, work_on
 from tasks.planning.strategies.expand_contract.reverse import reverse_spec
+from tasks.planning.strategies.expand_contract.work import Surroundings, Work
 
 Way = tuple[TableName, str, str]
 """(table, ``up`` or ``down``, column that receives the value)."""
@@ -42,11 +44,17 @@ def changed_tables(found: Sequence[Change]) -> tuple[TableName, ...]:
     """Return the tables that the change touches, sorted; refuse by name whatever no room carries out yet."""
     for change in found:
         match change:
-            case ColumnAdded() | ColumnDropped() | IndexAdded() | IndexDropped() | ConstraintAdded():
+            case ColumnAdded() | ColumnDropped():
+                continue
+            case IndexAdded() | IndexDropped() | IndexChanged():
+                continue
+            case ConstraintAdded() | ConstraintDropped() | ConstraintChanged():
                 continue
             case ColumnChanged() if change.renamed or change.retyped or change.collation_changed or change.consequence:
                 continue
-            case ConstraintChanged() | ConstraintDropped() | IndexChanged() if change.consequence:
+            case ColumnChanged() if not (
+                change.generation_changed or change.comment_changed or change.storage_changed
+            ):  # another default or nullability, then
                 continue
             case _ if getattr(change, "consequence", False):
                 continue
@@ -57,6 +65,11 @@ def changed_tables(found: Sequence[Change]) -> tuple[TableName, ...]:
                     "more kinds of change come with the next version.",
                 )
     return tuple(sorted({change.table for change in found if isinstance(change, _TABLE_CHANGES)}))
+
+
+def touched_tables(intent: Intent, found: Sequence[Change]) -> tuple[TableName, ...]:
+    """Return the tables that the change touches or rebuilds indexes of, sorted."""
+    return tuple(sorted({*changed_tables(found), *intent.reindexed}))
 
 
 _TABLE_CHANGES = (
@@ -108,20 +121,29 @@ def _refuse_domains_without_null(draft: Draft, before: Catalog, after: Catalog) 
 
 
 def make_plan(
-    intent: Intent, before: Catalog, after: Catalog, tables: Sequence[TableName],
+    intent: Intent, before: Catalog, after: Catalog, changes: Sequence[Change],
     found: Sequence[Draft], canonical: Mapping[Way, Canonical], notes: Sequence[Note] = (),
     direct: Sequence[DirectRetype] = (),
 ) -> Plan:  # fmt: skip
     """Return the plan, without schema hashes; those come from proving it on a clone.
 
+    ``changes`` is what the catalogs differ in; ``before`` may know more of the live database than a clone does.
+
     Raises:
         Unsupported: something that this version does not carry out, by name.
         SpecError: the spec contradicts the database.
     """
+    tables = touched_tables(intent, changes)
+    _refuse_divided(before, changes, intent)
     works = [
-        work_on(_table_change(intent, before, after, name, [d for d in found if d.table == name], canonical, direct))
+        work_on(
+            _table_change(
+                intent, before, after, name, changes, [d for d in found if d.table == name], canonical, direct
+            )
+        )
         for name in tables
     ]
+    _refuse_moving_references(works)
     phases = assemble(works, _surroundings(intent, before, after, tables))
     groups = tuple(group.as_plan() for work in works for group in work.change.groups)
     additive = not any(phase.name == "contract" for phase in phases)
@@ -133,7 +155,7 @@ def make_plan(
         change=intent.change,
         change_hash=intent.change_hash,
         server_version=before.server_version,
-        phases=_without_needless_switch(phases, works),
+        phases=phases,
         groups=groups,
         tables=tuple(tables),
         personal=tuple(sorted(intent.personal)),
@@ -146,6 +168,7 @@ def make_plan(
             *retyping.notes(retyping.retyped_columns(before, after), [retype.column for retype in direct]),
             *_trigger_notes(works),
             *_upsert_notes(works),
+            *(note for work in works for note in work.parts.notes),
         ),
         reverse=""
         if additive and not direct
@@ -154,8 +177,8 @@ def make_plan(
 
 
 def _table_change(
-    intent: Intent, before: Catalog, after: Catalog, name: TableName, found: Sequence[Draft],
-    canonical: Mapping[Way, Canonical], direct: Sequence[DirectRetype],
+    intent: Intent, before: Catalog, after: Catalog, name: TableName, changes: Sequence[Change],
+    found: Sequence[Draft], canonical: Mapping[Way, Canonical], direct: Sequence[DirectRetype],
 ) -> TableChange:  # fmt: skip
     old, new = _pair(before, after, name)
     coming = {c.name for c in new.columns} - {c.name for c in old.columns}
@@ -174,6 +197,12 @@ def _table_change(
         personal_key=any(f"{name.schema}.{name.name}.{column}" in intent.personal for column in key),
         taken_names=frozenset(taken),
         direct=tuple(retype for retype in direct if retype.column.table == name),
+        found=tuple(
+            change
+            for change in changes
+            if isinstance(change, _TABLE_CHANGES) and change.table == name and not getattr(change, "consequence", False)
+        ),
+        reindexed=intent.reindexed.get(name, ()),
     )
 
 
@@ -231,6 +260,39 @@ def _refuse_checks_across_groups(old: Table, new: Table, groups: Sequence[Group]
                 )
 
 
+def _refuse_divided(before: Catalog, changes: Sequence[Change], intent: Intent) -> None:
+    """Constraints and indexes of partitions and children are made on all of them at once: no concurrent way."""
+    parents = {name for table in before.tables for name in (*table.inherits, table.partition_of) if name}
+    kinds = (IndexAdded, IndexDropped, IndexChanged, ConstraintAdded, ConstraintDropped, ConstraintChanged)
+    found = {change.table: change.describe() for change in changes if isinstance(change, kinds)}
+    found |= {
+        change.table: change.describe()
+        for change in changes
+        if isinstance(change, ColumnChanged) and change.nullability_changed and not change.renamed
+    }
+    found |= {name: f"REINDEX of {name}" for name in intent.reindexed}
+    for name, what in found.items():
+        table = before.table(name)
+        if table is not None and (table.kind != "r" or table.partition_of or table.inherits or name in parents):
+            raise Unsupported(
+                f"{what}: {name} is partitioned, a partition, inherited or foreign",
+                instead="Plain tables only in this version. For an index: create it ON ONLY the parent, build one on "
+                "each partition concurrently, and attach them.",
+            )
+
+
+def _refuse_moving_references(works: Sequence[Work]) -> None:
+    new = {work.change.name: work.change.new_names for work in works}
+    for work in works:
+        for key in added_constraints(work.change):
+            if key.references and set(key.referenced_columns) & new.get(key.references, frozenset()):
+                raise Unsupported(
+                    f"the foreign key {display(key.name)} of {work.change.name} to columns of {key.references} that "
+                    "the same change brings, renames or gives another type",
+                    instead="Add the foreign key in a migration of its own afterwards.",
+                )
+
+
 def _surroundings(intent: Intent, before: Catalog, after: Catalog, tables: Sequence[TableName]) -> Surroundings:
     changed = set(tables)
     needed = {rule.table for rule in intent.rules}
@@ -242,6 +304,7 @@ def _surroundings(intent: Intent, before: Catalog, after: Catalog, tables: Seque
     )
     return Surroundings(
         migration=intent.name,
+        before=before,
         others=others,
         others_after=tuple(found for table in others if (found := after.table(table.name)) is not None),
         personal=intent.personal,
@@ -251,23 +314,16 @@ def _surroundings(intent: Intent, before: Catalog, after: Catalog, tables: Seque
     )
 
 
-def _without_needless_switch(phases: tuple[Phase, ...], works: Sequence[Work]) -> tuple[Phase, ...]:
-    """A change that only drops indexes has no two shapes, so there is nothing to switch."""
-    if any(work.has_sync or work.change.dropped or work.parts.retype for work in works):
-        return phases
-    return tuple(phase for phase in phases if phase.name != "switch")
-
-
 def _why(works: Sequence[Work], additive: bool) -> str:
     names = ", ".join(str(work.change.name) for work in works)
     retyped = [str(retype.column) for work in works for retype in work.change.direct]
     if additive and retyped:
         return (
-            f"Everything on {names} can be added beside what the running application uses, or changed in the server's "
-            f"catalog alone ({', '.join(retyped)}), without a rewrite."
+            f"Everything on {names} can be done beside the running application, or changed in the server's catalog "
+            f"alone ({', '.join(retyped)}), without a rewrite."
         )
     if additive:
-        return f"Everything on {names} can be added beside what the running application uses, without a rewrite."
+        return f"Everything on {names} can be done beside the running application, without a rewrite."
     moved = [
         f"{work.change.name}: {', '.join(group.old.names) or 'derived'} → {', '.join(group.new.names) or 'nothing'}"
         for work in works
@@ -281,7 +337,9 @@ def _why(works: Sequence[Work], additive: bool) -> str:
     ]
     parts = [f"columns that both application versions must see ({'; '.join(moved)})"] if moved else []
     parts += [f"columns that the old version still uses and that go ({', '.join(dropped)})"] if dropped else []
-    return "The change has " + " and ".join(parts or ["indexes to drop"]) + "."
+    demands = [demand for work in works for demand in work.parts.demands]
+    parts += [f"demands that the old version need not keep to ({'; '.join(demands)})"] if demands else []
+    return "The change has " + " and ".join(parts or ["names or indexes that the old version may rely on"]) + "."
 
 
 def _trigger_notes(works: Sequence[Work]) -> tuple[Note, ...]:

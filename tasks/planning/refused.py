@@ -38,5 +38,5 @@ REFUSED: dict[str, str] = {
         ("create_user_mapping", "alter_user_mapping", "drop_user_mapping", "import_foreign_schema"),
         "Run it by itself: it carries credentials or reads another server.",
     ),
-    **dict.fromkeys(("vacuum", "analyze", "cluster", "reindex", "refresh_materialized_view"), _MAINTENANCE),
+    **dict.fromkeys(("vacuum", "analyze", "cluster", "refresh_materialized_view"), _MAINTENANCE),
 }  # fmt: skip

@@ -26,6 +26,7 @@ from tasks.planning.plan import (
     LockUse,
     Phase,
     Plan,
+    Reindex,
     Severity,
     Step,
     Transaction,
@@ -257,6 +258,8 @@ def operation(action: Action) -> str:
             return _terminated(action.statement)
         case DropIndex():
             return f"DROP INDEX CONCURRENTLY IF EXISTS {TableName(action.table.schema, action.index)};"
+        case Reindex():
+            return f"REINDEX INDEX CONCURRENTLY {TableName(action.table.schema, action.index)};"
         case Analyze():
             return f"ANALYZE {action.table};"
         case Backfill():

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
+from psycopg import sql
 from pydantic import BaseModel, ConfigDict
 
 from tasks.planning import expression_tree, parser
@@ -40,6 +42,15 @@ class Rename(BaseModel):
     to: str
 
 
+class Rebuild(BaseModel):
+    """What a REINDEX names, as written: a table, whose indexes are all meant, or one index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["index", "table"]
+    name: TableName
+
+
 class Statement(BaseModel):
     """One statement of the change. Table names are as written: ``schema`` is empty when the user wrote none."""
 
@@ -55,6 +66,7 @@ class Statement(BaseModel):
     using: dict[tuple[TableName, str], str] = {}
     """Per ALTER COLUMN … TYPE … USING: the expression as written, in the names valid at this statement."""
     renames: tuple[Rename, ...] = ()
+    rebuild: Rebuild | None = None
     concurrent: bool = False
     transactional_sql: str = ""
     """What the clone runs inside a transaction: ``sql``, or its form without CONCURRENTLY."""
@@ -145,7 +157,13 @@ def _statement(item: parser.Parsed, text: str, source: str, first_line: int) -> 
         )
     if kind in REFUSED:
         raise Unsupported(f"{_words(kind)} in a change ({source}, line {line})", instead=REFUSED[kind])
-    concurrent = parser.is_concurrent(item.node)
+    if kind == "create_index" and item.node.table_space:
+        raise Unsupported(
+            f"CREATE INDEX … TABLESPACE in a change ({source}, line {line})",
+            instead="Leave TABLESPACE out; afterwards, if it has to be:  ALTER INDEX … SET TABLESPACE in a quiet hour.",
+        )
+    rebuild = _rebuild(item, f"{source}, line {line}")
+    concurrent = rebuild is None and parser.is_concurrent(item.node)
     return Statement(
         sql=item.text,
         kind=kind,
@@ -153,9 +171,37 @@ def _statement(item: parser.Parsed, text: str, source: str, first_line: int) -> 
         tables=tuple(dict.fromkeys(_tables(item))),
         using=dict(_using(item)),
         renames=tuple(_renames(item, kind)),
+        rebuild=rebuild,
         concurrent=concurrent,
-        transactional_sql=parser.without_concurrently(item.text) if concurrent else item.text,
+        transactional_sql=_in_transaction(item, rebuild, is_concurrent=concurrent),
     )
+
+
+def _in_transaction(item: parser.Parsed, rebuild: Rebuild | None, *, is_concurrent: bool) -> str:
+    if rebuild is not None:
+        name = sql.Identifier(*(part for part in rebuild.name if part)).as_string()
+        return f"REINDEX {rebuild.kind.upper()} {name}"
+    return parser.without_concurrently(item.text) if is_concurrent else item.text
+
+
+def _rebuild(item: parser.Parsed, where: str) -> Rebuild | None:
+    """Return what a REINDEX means; its options are Lockstep's, which rebuilds index by index, concurrently."""
+    if item.name != "reindex_stmt":
+        return None
+    word = _object(item.node, "kind").removeprefix("reindex_object_")
+    if any(option.def_elem.defname == "tablespace" for option in item.node.params):
+        raise Unsupported(f"REINDEX with TABLESPACE ({where})", instead="Leave the option out.")
+    name = TableName(item.node.relation.schemaname, item.node.relation.relname)
+    match word:
+        case "index":
+            return Rebuild(kind="index", name=name)
+        case "table":
+            return Rebuild(kind="table", name=name)
+        case _:
+            raise Unsupported(
+                f"REINDEX {word.upper()} in a change ({where})",
+                instead="Name the tables or indexes that need it: REINDEX TABLE … or REINDEX INDEX …",
+            )
 
 
 def _kind(item: parser.Parsed) -> str:

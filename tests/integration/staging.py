@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from tasks.database import ledger, oracle
 from tasks.database.connection import Target, connect
 from tasks.planning.names import PENDING_COLUMN
-from tasks.planning.plan import Analyze, Backfill, BuildIndex, DropIndex, Plan, Transaction
+from tasks.planning.plan import Analyze, Backfill, BuildIndex, DropIndex, Plan, Reindex, Transaction
 from tasks.planning.spec import LoadedSpec, load
 
 PHASES = ("expand", "backfill", "constrain", "switch", "contract")
@@ -92,6 +92,9 @@ def perform(connection: psycopg.Connection[TupleRow], actions: Sequence[Any]) ->
             case DropIndex():
                 name = sql.Identifier(action.table.schema, action.index)
                 connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(name))
+            case Reindex():
+                name = sql.Identifier(action.table.schema, action.index)
+                connection.execute(sql.SQL("REINDEX INDEX CONCURRENTLY {}").format(name))
             case Backfill():
                 fill(connection, action)
             case Analyze():

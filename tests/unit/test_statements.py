@@ -8,7 +8,7 @@ from tasks.planning import expression_tree, parser
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.names import TableName
 from tasks.planning.parse_tree import form, walk
-from tasks.planning.statements import Statement, parse_change, using_expressions
+from tasks.planning.statements import Rebuild, Statement, parse_change, using_expressions
 from tests.unit.generated_expressions import generated
 
 
@@ -55,6 +55,34 @@ def test_each_statement_keeps_the_users_text_and_line() -> None:
 )
 def test_kinds_are_what_people_call_them(text: str, kind: str) -> None:
     assert one(text).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name", "in_transaction"),
+    [
+        ("REINDEX TABLE CONCURRENTLY s.t", "table", TableName("s", "t"), 'REINDEX TABLE "s"."t"'),
+        ("reindex (verbose, concurrently) index i", "index", TableName("", "i"), 'REINDEX INDEX "i"'),
+        ('REINDEX INDEX "Größe"', "index", TableName("", "Größe"), 'REINDEX INDEX "Größe"'),
+    ],
+)
+def test_reindex_names_what_is_rebuilt_and_runs_on_a_clone_without_concurrently(
+    text: str, kind: str, name: TableName, in_transaction: str
+) -> None:
+    statement = one(text)
+    assert statement.kind == "reindex"
+    assert statement.rebuild == Rebuild.model_validate({"kind": kind, "name": name})
+    assert statement.transactional_sql == in_transaction
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["REINDEX SCHEMA s", "REINDEX DATABASE d", "REINDEX SYSTEM d", "REINDEX (TABLESPACE x) INDEX i",
+     "CREATE INDEX ON t (a) TABLESPACE x", "CLUSTER t USING i", "VACUUM FULL t"],
+)  # fmt: skip
+def test_what_has_no_concurrent_way_is_refused_by_name(text: str) -> None:
+    with pytest.raises(Unsupported, match=text.split()[0]) as refused:
+        one(text)
+    assert refused.value.remedy
 
 
 def test_using_expressions_are_taken_out() -> None:

@@ -75,6 +75,8 @@ class Promised:
 
     indexes: Mapping[TableName, Sequence[str]] = field(default_factory=dict)
     constraints: Mapping[TableName, Sequence[str]] = field(default_factory=dict)
+    excused: Mapping[TableName, Sequence[str]] = field(default_factory=dict)
+    """Indexes that may be invalid, because the change drops or rebuilds them."""
 
 
 def projection(up: Sequence[Assignment], target: Table) -> dict[str, str]:
@@ -87,7 +89,7 @@ def projection(up: Sequence[Assignment], target: Table) -> dict[str, str]:
     return projected
 
 
-def preflight_gate(scope: Scope, coming: Sequence[Coming] = ()) -> Gate:
+def preflight_gate(scope: Scope, coming: Sequence[Coming] = (), promised: Promised | None = None) -> Gate:
     """Return the gate before anything is changed: the old data is sound, and the new demands will hold."""
     return Gate(
         name="preflight",
@@ -97,8 +99,8 @@ def preflight_gate(scope: Scope, coming: Sequence[Coming] = ()) -> Gate:
             *(schema(table) for table in scope.changed),
             *_soundness(scope, corruption=False),
             # A key keeps its name when its column is renamed, so the present and the coming one may be namesakes.
-            *(check.model_copy(update={"id": f"{check.id}:coming"}) for check in _coming(scope, coming)),
-            *_index_validity(scope, Promised()),
+            *_as_coming(_coming(scope, coming)),
+            *_index_validity(scope, promised or Promised()),
         ),
         user_suites=scope.user_suites,
     )
@@ -138,10 +140,13 @@ def contract_gate(
     scope: Scope,
     groups: Sequence[MappedGroup],
     promised: Promised,
+    asked: Sequence[Coming] = (),
     *,
     quiet_seconds: int = QUIET_SECONDS,
 ) -> Gate:
     """Return the gate before the old shape is removed: equal still, and nobody writes the old shape.
+
+    ``asked`` are the demands on columns that stay, which are made next: every row has to keep to them by now.
 
     A value that the old shape cannot hold is a warning here: contract keeps the value, and only going back loses it.
     A one-way group is not compared any more: the new application writes its columns as it likes.
@@ -160,6 +165,7 @@ def contract_gate(
             *_index_validity(scope, promised),
             *_constraint_validity(promised),
             *(old_writers(migration, table, quiet_seconds) for table in _mapped(groups)),
+            *_as_coming(_coming(scope, asked)),
         ),
     )
 
@@ -218,6 +224,11 @@ def _coming(scope: Scope, coming: Sequence[Coming]) -> Iterator[Check]:
             yield orphans(foreign_key, table, personal=personal, projected=projected)
 
 
+def _as_coming(checks: Iterator[Check]) -> Iterator[Check]:
+    for check in checks:
+        yield check.model_copy(update={"id": f"{check.id}:coming"})
+
+
 def _in_step(migration: str, scope: Scope, groups: Sequence[MappedGroup]) -> Iterator[Check]:
     for name in _mapped(groups):
         for table in scope.changed:
@@ -238,7 +249,7 @@ def _parity(scope: Scope, groups: Sequence[MappedGroup], left_out: int = 0) -> I
 
 def _index_validity(scope: Scope, promised: Promised) -> Iterator[Check]:
     for table in scope.changed:
-        yield index_validity(table.name, promised.indexes.get(table.name, ()))
+        yield index_validity(table.name, promised.indexes.get(table.name, ()), promised.excused.get(table.name, ()))
 
 
 def _constraint_validity(promised: Promised) -> Iterator[Check]:

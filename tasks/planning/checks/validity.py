@@ -41,8 +41,11 @@ def schema(table: Table) -> Check:
     return _named(heading, found, [column.name for column in table.columns])
 
 
-def index_validity(table: TableName, expected: Sequence[str] = ()) -> Check:
-    """Return the check that every index of the table is valid and ready, and that those of ``expected`` exist."""
+def index_validity(table: TableName, expected: Sequence[str] = (), excused: Sequence[str] = ()) -> Check:
+    """Return the check that every index of the table is valid and ready, and that those of ``expected`` exist.
+
+    Those of ``excused`` are not looked at.
+    """
     heading = Heading(
         id=check_id("index_validity", table),
         kind="index_validity",
@@ -53,8 +56,9 @@ def index_validity(table: TableName, expected: Sequence[str] = ()) -> Check:
     found = (
         "SELECT c.relname::text AS name, i.indisvalid AND i.indisready AS good FROM pg_catalog.pg_index AS i"
         " JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid WHERE i.indrelid = {}::pg_catalog.regclass"
+        " AND c.relname::text <> ALL ({})"
     )
-    return _named(heading, sql.SQL(found).format(_regclass(table)), expected)
+    return _named(heading, sql.SQL(found).format(_regclass(table), _array(excused)), expected)
 
 
 def constraint_validity(table: TableName, names: Sequence[str]) -> Check:

@@ -6,7 +6,6 @@ application's statement must stand; they are made strict by NOT VALID → VALIDA
 
 from __future__ import annotations
 
-import re
 from typing import assert_never
 
 from psycopg import sql
@@ -14,10 +13,10 @@ from psycopg import sql
 from tasks.planning.catalog import Constraint
 from tasks.planning.errors import Unsupported
 from tasks.planning.names import PENDING_COLUMN, display, own_name, verbatim
-from tasks.planning.plan import BuildIndex, DropIndex, Forecast, LockUse, Step, Transaction
-from tasks.planning.strategies.expand_contract import injective
+from tasks.planning.plan import Forecast, LockUse, Step, Transaction
+from tasks.planning.strategies.expand_contract import demands, injective
+from tasks.planning.strategies.expand_contract.building import attach, build_step
 from tasks.planning.strategies.expand_contract.contribution import (
-    BUILD_ROWS_PER_SECOND,
     LONG_STATEMENT_TIMEOUT_MS,
     SCAN_ROWS_PER_SECOND,
     Contribution,
@@ -26,6 +25,7 @@ from tasks.planning.strategies.expand_contract.contribution import (
     short_step,
     validate_step,
 )
+from tasks.planning.strategies.expand_contract.kept import index_behind
 
 
 def contribute(change: TableChange) -> Contribution:
@@ -36,24 +36,7 @@ def contribute(change: TableChange) -> Contribution:
             total += _not_null(change, name)
     for constraint in change.coming_constraints:
         total += _coming(change, constraint)
-    for constraint in _added_over_old_columns(change):
-        raise Unsupported(
-            f"adding the constraint {constraint.name} ({constraint.definition}) to existing columns of {change.name}",
-            instead="Constraints on columns that the running application already writes come in the next version; "
-            "add it NOT VALID by hand and validate it afterwards.",
-        )
     return total
-
-
-def _added_over_old_columns(change: TableChange) -> tuple[Constraint, ...]:
-    present = {constraint.oid for constraint in change.before.constraints}
-    return tuple(
-        constraint
-        for constraint in change.after.constraints
-        if constraint.oid not in present
-        and constraint.kind != "not_null"
-        and not set(constraint.columns) & change.new_names
-    )
 
 
 def _coming(change: TableChange, constraint: Constraint) -> Contribution:
@@ -101,6 +84,8 @@ def _not_null(change: TableChange, column: str) -> Contribution:
 
 def _check(change: TableChange, constraint: Constraint) -> Contribution:
     expression = check_expression(constraint)
+    if not change.unfilled_bits(constraint.columns) and set(constraint.columns) - change.new_names:
+        return demands.check(change, constraint)
     if not change.unfilled_bits(constraint.columns):
         # Over plain new columns only: the old application never writes them, so the strict form can stand at once.
         add = change.alter(
@@ -165,34 +150,28 @@ def _unique(change: TableChange, constraint: Constraint) -> Contribution:
             f"the constraint {constraint.name} (NULLS NOT DISTINCT) over mapped columns of {change.name}",
             instead="Rows that are not filled yet would collide; use a plain UNIQUE constraint.",
         )
-    index = next(index for index in change.after.indexes if index.constraint == constraint.name)
+    if _binds_old_writers(change, constraint.columns):
+        return demands.key(change, constraint)
+    index = index_behind(change, constraint)
     injective.require_twin(change, index)
     name = change.temporary_name("uq", constraint.name)
-    deferrable = re.search(r"(NOT )?DEFERRABLE.*$", constraint.definition)
-    attach = change.alter(
-        "ADD CONSTRAINT {c} UNIQUE USING INDEX {c} {d}",
-        c=sql.Identifier(name),
-        d=verbatim(deferrable.group(0) if deferrable else ""),
-    )
-    build = Step(
-        id=f"constrain/index/{name}",
-        title=f"Build the unique index of {constraint.name} on {change.name} without blocking writes",
-        action=BuildIndex(table=change.name, index=name, statement=concurrently(index.definition, name)),
-        locks=(LockUse(table=change.name, mode="SHARE UPDATE EXCLUSIVE"),),
-        lock_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
-        statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
-        undo=(DropIndex(table=change.name, index=name),),
-        forecast=change.rows_at(BUILD_ROWS_PER_SECOND),
-    )
+    title = f"Build the unique index of {constraint.name} on {change.name} without blocking writes"
+    build = build_step(change, "constrain", index, name, title)
     attached = short_step(
         change,
         f"constrain/attach/{name}",
         f"Make the index the constraint {constraint.name} of {change.name}",
-        (attach.rstrip(),),
+        (attach(change, constraint, name, name),),
         undo=(Transaction(statements=(change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(name)),)),),
     )
     rename = () if name == constraint.name else (_rename(change, name, constraint.name),)
     return Contribution(constrain=(build, attached), contract_rename=rename)
+
+
+def _binds_old_writers(change: TableChange, columns: tuple[str, ...]) -> bool:
+    """Whether rows of the old version can be alike: they have the defaults of the new columns, none of them NULL."""
+    new = [column for column in change.new if column.name in columns]
+    return not set(columns) & change.mapped and all(column.default is not None for column in new)
 
 
 def _foreign_key(change: TableChange, constraint: Constraint) -> Contribution:
@@ -257,13 +236,3 @@ def _retire_foreign_keys(change: TableChange, constraint: Constraint) -> tuple[S
     locks = (*step.locks, LockUse(table=old.references or change.name, mode="ACCESS EXCLUSIVE"))
     forecast = Forecast(best=0.01, worst=change.rows_at(SCAN_ROWS_PER_SECOND).worst)
     return (step.model_copy(update={"locks": locks, "forecast": forecast}),)
-
-
-def concurrently(definition: str, name: str) -> str:
-    """Return the CREATE INDEX statement of ``pg_get_indexdef`` as CONCURRENTLY, under another name."""
-    pattern = r'CREATE (UNIQUE )?INDEX (?:"(?:[^"]|"")*"|\S+) ON '
-    match = re.match(pattern, definition)
-    if match is None:
-        raise Unsupported(f"the index definition {definition}", instead="Report it: Lockstep could not read it.")
-    head = f"CREATE {match.group(1) or ''}INDEX CONCURRENTLY {sql.Identifier(name).as_string()} ON "
-    return head + definition[match.end() :]

@@ -9,9 +9,10 @@ from functools import cached_property
 from psycopg import sql
 
 from tasks.planning.catalog import Column, Constraint, Index, Table
+from tasks.planning.change import Change
 from tasks.planning.errors import Unsupported
 from tasks.planning.names import TableName, own_name, verbatim
-from tasks.planning.plan import Action, Forecast, Irreversible, LockMode, LockUse, Step, Transaction
+from tasks.planning.plan import Action, Forecast, Irreversible, LockMode, LockUse, Note, Step, Transaction
 from tasks.planning.retyping import DirectRetype
 from tasks.planning.strategies.expand_contract.mapping import Group
 
@@ -43,6 +44,10 @@ class TableChange:
     """Names of relations and of this table's constraints that exist before, in the table's schema."""
     direct: tuple[DirectRetype, ...] = ()
     """Columns whose type the server changes where they stand."""
+    found: tuple[Change, ...] = ()
+    """The table's differences, without what PostgreSQL made itself of another one."""
+    reindexed: tuple[str, ...] = ()
+    """Indexes that the user has rebuilt: no catalog shows it."""
 
     @property
     def name(self) -> TableName:
@@ -106,6 +111,10 @@ class TableChange:
             if index.constraint is None and (index.oid not in present or set(index.columns) & self.new_names)
         )
 
+    def is_over_kept(self, columns: tuple[str, ...]) -> bool:
+        """Whether all of these columns are there before and after, as the same columns."""
+        return not set(columns) & (self.new_names | self.dropped_names)
+
     @property
     def key(self) -> tuple[str, ...]:
         """The primary key's columns; a table with mapped columns has one, the planner sees to that."""
@@ -138,6 +147,10 @@ class Contribution:
     expand_columns: tuple[str, ...] = ()
     expand_checks: tuple[str, ...] = ()
     expand_undo: tuple[str, ...] = ()
+    opening_references: tuple[Step, ...] = ()
+    """Foreign keys that go once the new version may come: before the keys that they point to."""
+    opening: tuple[Step, ...] = ()
+    """What lets in statements that only the new version sends, and that the old one does not mind."""
     constrain: tuple[Step, ...] = ()
     validated: tuple[str, ...] = ()
     """Constraints that have to be valid once `constrain` is done."""
@@ -145,12 +158,21 @@ class Contribution:
     """Changes of type that need no rewrite; before the new application version may be deployed."""
     switch: tuple[Step, ...] = ()
     contract_before: tuple[Step, ...] = ()
+    demands: tuple[str, ...] = ()
+    """What a statement must keep to from contract on, and need not before: in words."""
+    enforce: tuple[Step, ...] = ()
+    """Makes the demands, in contract."""
+    enforce_references: tuple[Step, ...] = ()
+    """The foreign keys among them: after the keys that they point to."""
     contract_tighten: tuple[str, ...] = ()
     """In the contract transaction, while both shapes are still there."""
     contract_drop: tuple[str, ...] = ()
     contract_rename: tuple[str, ...] = ()
     """In the contract transaction, after the old shape is gone and its names are free."""
+    contract_undo: tuple[str, ...] = ()
+    """Takes ``contract_rename`` back, where the contract transaction has nothing else to do."""
     contract_after: tuple[Step, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def __add__(self, other: Contribution) -> Contribution:
         return Contribution(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
@@ -183,6 +205,13 @@ def validate_step(change: TableChange, id_: str, constraint: str) -> Step:
         lock_timeout_ms=PATIENT_LOCK_TIMEOUT_MS,
         statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
         forecast=change.rows_at(SCAN_ROWS_PER_SECOND),
+    )
+
+
+def long_transaction(statement: str) -> Transaction:
+    """Return the action of one statement that scans the table, for the undo of a short step."""
+    return Transaction(
+        statements=(statement,), statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS, lock_timeout_ms=PATIENT_LOCK_TIMEOUT_MS
     )
 
 

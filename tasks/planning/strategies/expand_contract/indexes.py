@@ -1,71 +1,136 @@
-"""Indexes: built concurrently, after the backfill; dropped concurrently, after contract."""
+"""Indexes: built concurrently, after the backfill; dropped concurrently, after contract.
+
+A unique one that the old version could violate is a demand and built in contract; a unique one that goes is dropped
+when the new version may come, which may write what it refused.
+"""
 
 from __future__ import annotations
 
 from psycopg import sql
 
 from tasks.planning.catalog import Index
-from tasks.planning.plan import BuildIndex, DropIndex, Forecast, LockUse, Step
+from tasks.planning.checks.index_terms import key_list
+from tasks.planning.errors import Unsupported
+from tasks.planning.names import display
+from tasks.planning.plan import Analyze, DropIndex, Forecast, Irreversible, LockUse, Note, Step, Transaction
 from tasks.planning.strategies.expand_contract import injective
-from tasks.planning.strategies.expand_contract.constraints import concurrently
+from tasks.planning.strategies.expand_contract.building import build_action, build_step, index_comment
 from tasks.planning.strategies.expand_contract.contribution import (
-    BUILD_ROWS_PER_SECOND,
     LONG_STATEMENT_TIMEOUT_MS,
+    PATIENT_LOCK_TIMEOUT_MS,
     Contribution,
     TableChange,
+    short_step,
+)
+from tasks.planning.strategies.expand_contract.kept import (
+    dropped_indexes,
+    is_implied,
+    is_replica_identity,
+    stays_unique,
 )
 
 
 def contribute(change: TableChange) -> Contribution:
     total = Contribution()
+    for index in dropped_indexes(change):
+        total += _dropped(change, index)
     for index in change.coming_indexes:
         total += _build(change, index)
-    for index in _dropped(change):
-        total += Contribution(contract_after=(_drop(change, index),))
     return total
-
-
-def _dropped(change: TableChange) -> tuple[Index, ...]:
-    """Indexes that the user drops, other than those that fall with a column or a constraint."""
-    kept = {index.oid for index in change.after.indexes}
-    return tuple(
-        index
-        for index in change.before.indexes
-        if index.oid not in kept and index.constraint is None and not set(index.columns) & change.dropped_names
-    )
 
 
 def _build(change: TableChange, index: Index) -> Contribution:
     if index.unique:
         injective.require(change, index.name, index.columns, "up")
         injective.require_twin(change, index)
+    is_demand = index.unique and change.is_over_kept(index.columns) and not is_implied(change, index)
+    phase = "contract" if is_demand else "constrain"
     name = change.temporary_name("ix", index.name)
-    step = Step(
-        id=f"constrain/index/{name}",
-        title=f"Build {index.name} on {change.name} without blocking writes",
-        action=BuildIndex(table=change.name, index=name, statement=concurrently(index.definition, name)),
-        locks=(LockUse(table=change.name, mode="SHARE UPDATE EXCLUSIVE"),),
-        lock_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
-        statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
-        undo=(DropIndex(table=change.name, index=name),),
-        forecast=change.rows_at(BUILD_ROWS_PER_SECOND),
-    )
-    if name == index.name:
-        return Contribution(constrain=(step,))
-    rename = sql.SQL("ALTER INDEX {} RENAME TO {}").format(
-        sql.Identifier(change.name.schema, name), sql.Identifier(index.name)
-    )
-    return Contribution(constrain=(step,), contract_rename=(rename.as_string(),))
+    title = f"Build {display(index.name)} on {change.name} without blocking writes"
+    steps = [build_step(change, phase, index, name, title)]
+    if comment := index_comment(change, index, name):
+        about = f"Comment on {display(index.name)}"
+        steps.append(short_step(change, f"{phase}/comment/{name}", about, comment, mode="SHARE UPDATE EXCLUSIVE"))
+    if _has_expression(index):
+        steps.append(_analyze(change, phase, index.name))
+    total = Contribution(constrain=tuple(steps))
+    if is_demand:
+        total = Contribution(enforce=tuple(steps), demands=(f"no two rows of {change.name} alike in {_unique(index)}",))
+    return total if name == index.name else total + _renamed(change, name, index.name)
 
 
-def _drop(change: TableChange, index: Index) -> Step:
+def _renamed(change: TableChange, name: str, final: str) -> Contribution:
+    """Give the index its name: where another index has it until its drop, after that one."""
+    there = _rename(change, name, final)
+    back = _rename(change, final, name)
+    if not any(index.name == final for index in dropped_indexes(change)):
+        return Contribution(contract_rename=(there,), contract_undo=(back,))
+    step = short_step(
+        change,
+        f"contract/rename/{name}",
+        f"Call the new index {display(final)}",
+        (there,),
+        undo=(Transaction(statements=(back,)),),
+        mode="SHARE UPDATE EXCLUSIVE",
+    )
+    return Contribution(contract_after=(step,))
+
+
+def _rename(change: TableChange, current: str, final: str) -> str:
+    index = sql.Identifier(change.name.schema, current)
+    return sql.SQL("ALTER INDEX {} RENAME TO {}").format(index, sql.Identifier(final)).as_string()
+
+
+def _unique(index: Index) -> str:
+    terms, rest = key_list(index.definition)
+    return f"{', '.join(terms)}{rest if ' WHERE ' in rest else ''} ({display(index.name)})"
+
+
+def _has_expression(index: Index) -> bool:
+    terms, _ = key_list(index.definition)
+    return any("(" in term for term in terms)
+
+
+def _analyze(change: TableChange, phase: str, name: str) -> Step:
+    """The planner knows nothing of an expression before the table is analysed with the index on it."""
     return Step(
-        id=f"contract/drop-index/{index.name}",
+        id=f"{phase}/analyze/{name}",
+        title=f"Gather statistics on the expressions of {display(name)}",
+        action=Analyze(table=change.name),
+        locks=(LockUse(table=change.name, mode="SHARE UPDATE EXCLUSIVE"),),
+        lock_timeout_ms=PATIENT_LOCK_TIMEOUT_MS,
+        statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
+    )
+
+
+def _dropped(change: TableChange, index: Index) -> Contribution:
+    if is_replica_identity(change, index.name):
+        raise Unsupported(
+            f"dropping {display(index.name)}, the replica identity of {change.name}",
+            instead="Give the table another replica identity first (ALTER TABLE … REPLICA IDENTITY …).",
+        )
+    if not index.unique or not index.valid or stays_unique(change, index):
+        return Contribution(contract_after=(_drop(change, "contract", index),))
+    note = Note(
+        severity="WARNING",
+        text=f"{change.name}: from the moment {display(index.name)} is gone, INSERT … ON CONFLICT that relies on it "
+        "fails (42P10). If a running version has such a statement, deploy one without it first.",
+    )
+    return Contribution(opening=(_drop(change, "open", index),), notes=(note,))
+
+
+def _drop(change: TableChange, phase: str, index: Index) -> Step:
+    restored = [build_action(change, index, index.name)]
+    comment = index_comment(change, index, index.name)
+    return Step(
+        id=f"{phase}/drop-index/{index.name}",
         title=f"Drop {index.name} of {change.name} without blocking writes",
         action=DropIndex(table=change.name, index=index.name),
         locks=(LockUse(table=change.name, mode="SHARE UPDATE EXCLUSIVE"),),
         lock_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
         statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
-        undo=(BuildIndex(table=change.name, index=index.name, statement=concurrently(index.definition, index.name)),),
+        undo=(*restored, *([Transaction(statements=comment)] if comment else []))
+        if index.valid
+        else Irreversible(reason="The index was invalid, so no query had used it: create it anew if it is wanted."),
         forecast=Forecast(best=0.05, worst=1.0),
     )

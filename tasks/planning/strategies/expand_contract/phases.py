@@ -4,41 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 
 from psycopg import sql
 
-from tasks.planning.catalog import Table
-from tasks.planning.checks.parity import expanded
-from tasks.planning.checks.suites import (
-    BusinessRule,
-    Coming,
-    Promised,
-    Scope,
-    backfill_gate,
-    contract_gate,
-    equality_gate,
-    final_gate,
-    preflight_gate,
-    projection,
-)
-from tasks.planning.checks.uniqueness import unique_key
-from tasks.planning.names import PENDING_COLUMN, TableName
+from tasks.planning.names import PENDING_COLUMN
 from tasks.planning.plan import (
     Analyze,
     Approval,
     Assignment,
     Backfill,
-    BuildIndex,
-    Gate,
     Irreversible,
     LockUse,
-    MappedGroup,
     Phase,
     Step,
     Transaction,
 )
-from tasks.planning.strategies.expand_contract import columns, constraints, indexes, relax, retype, sync
+from tasks.planning.strategies.expand_contract import (
+    altered,
+    columns,
+    constraints,
+    demands,
+    indexes,
+    opening,
+    reindex,
+    relax,
+    retype,
+    sync,
+)
 from tasks.planning.strategies.expand_contract.contribution import (
     BACKFILL_ROWS_PER_SECOND,
     LONG_STATEMENT_TIMEOUT_MS,
@@ -46,10 +38,11 @@ from tasks.planning.strategies.expand_contract.contribution import (
     SHORT_LOCK_TIMEOUT_MS,
     Contribution,
     TableChange,
-    check_expression,
     short_step,
 )
+from tasks.planning.strategies.expand_contract.gating import Gates
 from tasks.planning.strategies.expand_contract.mapping import Group, all_unfilled_bits
+from tasks.planning.strategies.expand_contract.work import Surroundings, Work
 
 _PRINTED_ALIKE = r"(smallint|integer|bigint|numeric|text|character|uuid|boolean|date)\b"
 """Types whose text does not depend on a session's settings."""
@@ -57,42 +50,15 @@ _PRINTED_ALIKE = r"(smallint|integer|bigint|numeric|text|character|uuid|boolean|
 ROOMS: tuple[Callable[[TableChange], Contribution], ...] = (
     columns.contribute,
     constraints.contribute,
+    demands.contribute,
+    opening.contribute,
     indexes.contribute,
+    reindex.contribute,
+    altered.contribute,
     retype.contribute,
     relax.contribute,
 )
 """One room a kind of change; a new kind is a new room here."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """One changed table with everything that its rooms contributed."""
-
-    change: TableChange
-    parts: Contribution
-
-    @property
-    def has_sync(self) -> bool:
-        return bool(self.change.groups)
-
-    @property
-    def is_filled(self) -> bool:
-        return all_unfilled_bits(self.change.groups) != 0
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the gates and the approvals need beyond the changed tables."""
-
-    migration: str
-    others: tuple[Table, ...]
-    """Tables that refer to the changed ones, or have rules of their own."""
-    others_after: tuple[Table, ...]
-    """The same once everything is done: their foreign keys may name other columns."""
-    personal: frozenset[str]
-    rules: tuple[BusinessRule, ...]
-    user_suites: tuple[str, ...]
-    approvals: frozenset[str]
 
 
 def work_on(change: TableChange) -> Work:
@@ -105,8 +71,10 @@ def work_on(change: TableChange) -> Work:
 def assemble(works: Sequence[Work], around: Surroundings) -> tuple[Phase, ...]:
     """Return the phases, without schema hashes; a phase that has nothing to do is left out."""
     groups = tuple(group.as_plan() for work in works for group in work.change.groups)
-    has_switch = bool(groups) or any(work.parts.contract_drop or work.parts.contract_after for work in works)
-    gates = _Gates(works, around, groups, has_switch=has_switch)
+    let_in = _let_in(works)
+    has_contract = bool(groups) or any(work.ends for work in works)
+    has_switch = has_contract and (bool(let_in) or any(work.has_two_shapes for work in works))
+    gates = Gates(works, around, groups, has_switch=has_switch)
     phases = [_expand(works, gates)]
     if any(work.is_filled for work in works):
         phases.append(_backfill(works, gates))
@@ -114,28 +82,29 @@ def assemble(works: Sequence[Work], around: Surroundings) -> tuple[Phase, ...]:
     if constrain or groups:
         phases.append(_constrain(constrain, gates))
     if has_switch:
-        phases += [_switch(works, around), _contract(works, gates, around)]
+        phases.append(_switch(works, let_in, around))
     else:
-        phases[-1] = _with_retypes(phases[-1], works)
+        phases[-1] = phases[-1].model_copy(update={"steps": (*phases[-1].steps, *let_in)})
+    if has_contract:
+        phases.append(_contract(works, gates, around))
     return tuple(phases)
 
 
-def _with_retypes(phase: Phase, works: Sequence[Work]) -> Phase:
-    """Return the last phase of a plan that has no switch, with the changes of type at its end.
+def _let_in(works: Sequence[Work]) -> tuple[Step, ...]:
+    """Return what has to be done before the new version may come, and what the old one does not mind.
 
-    Most of them cannot be undone: whatever can fail and be taken back comes before.
+    Foreign keys go before the keys that they point to. Most changes of type cannot be undone: whatever can fail and be
+    taken back comes before.
     """
-    return phase.model_copy(update={"steps": (*phase.steps, *_retypes(works))})
-
-
-def _retypes(works: Sequence[Work]) -> tuple[Step, ...]:
-    return tuple(step for work in works for step in work.parts.retype)
+    references = [step for work in works for step in work.parts.opening_references]
+    opening = [step for work in works for step in work.parts.opening]
+    return (*references, *opening, *(step for work in works for step in work.parts.retype))
 
 
 # ----------------------------------------------------------------------------------------------- phases
 
 
-def _expand(works: Sequence[Work], gates: _Gates) -> Phase:
+def _expand(works: Sequence[Work], gates: Gates) -> Phase:
     steps = []
     for work in works:
         statements = [*work.parts.expand_columns]
@@ -164,7 +133,7 @@ def _expand(works: Sequence[Work], gates: _Gates) -> Phase:
     )
 
 
-def _backfill(works: Sequence[Work], gates: _Gates) -> Phase:
+def _backfill(works: Sequence[Work], gates: Gates) -> Phase:
     steps: list[Step] = []
     for work in works:
         if work.is_filled:
@@ -179,7 +148,7 @@ def _backfill(works: Sequence[Work], gates: _Gates) -> Phase:
     )
 
 
-def _constrain(steps: tuple[Step, ...], gates: _Gates) -> Phase:
+def _constrain(steps: tuple[Step, ...], gates: Gates) -> Phase:
     return Phase(
         name="constrain",
         purpose="Build the indexes and validate the constraints of the new shape, without blocking writes.",
@@ -190,10 +159,12 @@ def _constrain(steps: tuple[Step, ...], gates: _Gates) -> Phase:
     )
 
 
-def _switch(works: Sequence[Work], around: Surroundings) -> Phase:
-    steps = [*_retypes(works), *(step for work in works for step in work.parts.switch)]
+def _switch(works: Sequence[Work], let_in: tuple[Step, ...], around: Surroundings) -> Phase:
+    steps = [*let_in, *(step for work in works for step in work.parts.switch)]
     steps += [_count_old_writers(work.change) for work in works if work.has_sync]
-    question = "Both shapes say the same in every row. May the new application version be deployed from now on?"
+    mapped = any(work.has_sync for work in works)
+    reason = "Both shapes say the same in every row." if mapped else "Everything for the new version is in place."
+    question = f"{reason} May the new application version be deployed from now on?"
     return Phase(
         name="switch",
         purpose="Open the new shape to the application; from here on sessions that write the old one are counted.",
@@ -204,37 +175,56 @@ def _switch(works: Sequence[Work], around: Surroundings) -> Phase:
     )
 
 
-def _contract(works: Sequence[Work], gates: _Gates, around: Surroundings) -> Phase:
-    steps = [step for work in works for step in work.parts.contract_before]
-    for work in works:
-        statements = [*work.parts.contract_tighten]
-        if work.has_sync:
-            statements = [*_remove_sync(work.change), *statements]
-        statements += [*work.parts.contract_drop, *work.parts.contract_rename]
-        if statements:
-            steps.append(
-                short_step(
-                    work.change,
-                    f"contract/{work.change.name}",
-                    f"Remove the old shape of {work.change.name}",
-                    tuple(statements),
-                    undo=Irreversible(
-                        reason="The old columns are gone; the reverse migration in the plan computes them again."
-                    ),
-                )
-            )
+def _contract(works: Sequence[Work], gates: Gates, around: Surroundings) -> Phase:
+    demanding = [step for work in works for step in work.parts.enforce]
+    demanding += [step for work in works for step in work.parts.enforce_references]
+    steps = [step for work in works for step in work.parts.contract_before] + demanding
+    steps += [step for work in works for step in _removal(work)]
     steps += [step for work in works for step in work.parts.contract_after]
+    removes = any(work.has_two_shapes for work in works)
+    purpose = [*(["make the new demands, which the old version need not keep to"] if demanding else [])]
+    purpose += ["make the new shape's constraints strict and remove the old shape"] if removes else []
+    purpose += [] if purpose else ["drop what only the old version needs, and give what is new its final name"]
     return Phase(
         name="contract",
-        purpose="Make the new shape's constraints strict and remove the old shape.",
+        purpose=f"{', '.join(purpose).capitalize()}.",
         application="Before this phase no instance of the old version may run any more.",
         steps=tuple(steps),
         gate_before=gates.contract(),
         gate_after=gates.final(),
-        approval=Approval(question="Is the old application version gone everywhere? The old columns are removed now.")
-        if "contract" in around.approvals
-        else None,
+        approval=Approval(question=_last_question(works)) if "contract" in around.approvals else None,
+        heavy=any(step.statement_timeout_ms >= LONG_STATEMENT_TIMEOUT_MS for step in demanding),
     )
+
+
+def _removal(work: Work) -> Iterable[Step]:
+    """Yield the one transaction of a table that ends the old shape; it can be undone where it only gives names."""
+    parts = work.parts
+    final = [*parts.contract_tighten, *parts.contract_drop]
+    if work.has_sync:
+        final = [*_remove_sync(work.change), *final]
+    if final or parts.contract_rename:
+        lost = Irreversible(reason="The old columns are gone; the reverse migration in the plan computes them again.")
+        named = (Transaction(statements=tuple(reversed(parts.contract_undo))),)
+        yield short_step(
+            work.change,
+            f"contract/{work.change.name}",
+            f"Remove the old shape of {work.change.name}"
+            if final
+            else f"Give what is new on {work.change.name} its final names",
+            (*final, *parts.contract_rename),
+            undo=lost if final else named,
+        )
+
+
+def _last_question(works: Sequence[Work]) -> str:
+    demanded = [demand for work in works for demand in work.parts.demands]
+    question = "Is the old application version gone everywhere?"
+    if any(work.change.dropped for work in works):
+        question += " The old columns are removed now."
+    if demanded:
+        question += f" From here on a statement that breaks one of these fails: {'; '.join(demanded)}."
+    return question
 
 
 # ------------------------------------------------------------------------------------------------ steps
@@ -322,99 +312,3 @@ def _filling(group: Group, *, alone: bool) -> Iterable[Assignment]:
             column=assignment.column,
             expression=f"CASE WHEN {unfilled} THEN {assignment.expression} ELSE {column} END",
         )
-
-
-# ------------------------------------------------------------------------------------------------ gates
-
-
-class _Gates:
-    """The gates of one migration, over the tables as they are before, during and after."""
-
-    def __init__(
-        self, works: Sequence[Work], around: Surroundings, groups: tuple[MappedGroup, ...], *, has_switch: bool
-    ) -> None:
-        self._has_switch = has_switch
-        self._works = works
-        self._around = around
-        self._groups = groups
-
-    def preflight(self) -> Gate:
-        return preflight_gate(self._scope(lambda work: work.change.before), [_coming(work) for work in self._works])
-
-    def backfill(self) -> Gate:
-        return backfill_gate(self._around.migration, self._scope(self._during), self._groups)
-
-    def equality(self) -> Gate:
-        return equality_gate(self._around.migration, self._scope(self._during), self._groups, self._promised())
-
-    def contract(self) -> Gate:
-        return contract_gate(self._around.migration, self._scope(self._during), self._groups, self._promised())
-
-    def final(self) -> Gate:
-        tables = {work.change.name: work.change.after for work in self._works}
-        return final_gate(
-            replace(self._scope(lambda work: work.change.after), others=self._around.others_after),
-            Promised(
-                indexes={name: [index.name for index in table.indexes] for name, table in tables.items()},
-                constraints={
-                    name: [c.name for c in table.constraints if c.validated and c.kind in ("check", "foreign_key")]
-                    for name, table in tables.items()
-                },
-            ),
-        )
-
-    def _during(self, work: Work) -> Table:
-        """Return the table as the gates between expand and contract find it."""
-        change = work.change
-        table = change.before
-        if not self._has_switch:
-            later = {column.name: column for column in change.after.columns if column.name in change.direct_names}
-            columns = tuple(later.get(column.name, column) for column in table.columns)
-            table = table.model_copy(update={"columns": columns})
-        if work.has_sync:
-            return expanded(table, change.new)
-        return table.model_copy(update={"columns": (*table.columns, *change.new)})
-
-    def _scope(self, table_of: Callable[[Work], Table]) -> Scope:
-        around = self._around
-        return Scope(
-            changed=tuple(table_of(work) for work in self._works),
-            others=around.others,
-            personal=around.personal,
-            rules=around.rules,
-            user_suites=around.user_suites,
-        )
-
-    def _promised(self) -> Promised:
-        """Return what `constrain` built and validated."""
-        built: dict[TableName, list[str]] = {}
-        validated: dict[TableName, list[str]] = {}
-        for work in self._works:
-            if work.parts.validated:
-                validated[work.change.name] = list(work.parts.validated)
-            for step in work.parts.constrain:
-                if isinstance(step.action, BuildIndex):
-                    built.setdefault(work.change.name, []).append(step.action.index)
-        return Promised(indexes=built, constraints=validated)
-
-
-def _coming(work: Work) -> Coming:
-    change = work.change
-    projected: dict[str, str] = {}
-    for group in change.groups:
-        projected |= projection(group.up, change.after)
-    coming = change.coming_constraints
-    unique = [unique_key(c) for c in coming if c.kind == "unique"]
-    unique += [unique_key(index) for index in change.coming_indexes if index.unique]
-    return Coming(
-        table=change.before,
-        projected=projected,
-        unique=tuple(unique),
-        not_null=tuple(
-            name for name in sorted(change.mapped) if (c := change.after.column(name)) is not None and c.not_null
-        ),
-        conditions=tuple(
-            (c.name, check_expression(c)) for c in coming if c.kind == "check" and set(c.columns) & change.mapped
-        ),
-        foreign_keys=tuple(c for c in coming if c.kind == "foreign_key" and set(c.columns) & change.mapped),
-    )

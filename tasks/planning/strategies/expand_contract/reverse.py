@@ -12,6 +12,14 @@ from tasks.planning import retyping
 from tasks.planning.catalog import Column
 from tasks.planning.names import verbatim
 from tasks.planning.strategies.expand_contract.contribution import TableChange
+from tasks.planning.strategies.expand_contract.kept import (
+    added_constraints,
+    altered_columns,
+    altered_constraints,
+    altered_indexes,
+    dropped_constraints,
+    has_other_default,
+)
 
 
 def reverse_spec(migration: str, database: str, changes: Sequence[TableChange]) -> str:
@@ -23,6 +31,8 @@ def reverse_spec(migration: str, database: str, changes: Sequence[TableChange]) 
         statements += _statements(change)
         mapping |= _mapping(change)
         lost += _lost(change)
+    if not statements:
+        return ""
     spec: dict[str, Any] = {
         "name": f"{migration}-reverse",
         "database": database,
@@ -30,7 +40,10 @@ def reverse_spec(migration: str, database: str, changes: Sequence[TableChange]) 
     }
     if mapping:
         spec["mapping"] = mapping
-    head = [f"# Takes {migration} back after its contract phase: the old columns are computed by `down`."]
+    head = [
+        f"# Takes {migration} back after its contract phase"
+        + (": the old columns are computed by `down`." if mapping else ".")
+    ]
     head += [f"# Cannot be recovered: {item}" for item in lost]
     return "\n".join(head) + "\n" + yaml.dump(spec, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
@@ -60,12 +73,47 @@ def _statements(change: TableChange) -> list[str]:
         if set(constraint.columns) & change.dropped_names and constraint.kind != "not_null":
             name, definition = sql.Identifier(constraint.name), verbatim(constraint.definition)
             found.append(change.alter("ADD CONSTRAINT {c} {d}", c=name, d=definition))
+    found += _kept_statements(change)
     remaining = {index.oid for index in change.after.indexes}
     for index in change.before.indexes:
         gone = index.oid not in remaining or set(index.columns) & change.dropped_names
         if index.constraint is None and gone:
             found.append(index.definition)
     return found
+
+
+def _kept_statements(change: TableChange) -> list[str]:
+    """Return what takes back the differences over columns that stay: first what came, then what went."""
+    constraint = "RENAME CONSTRAINT {a} TO {b}"
+    came = [change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(c.name)) for c in added_constraints(change)]
+    came += [
+        change.alter(constraint, a=sql.Identifier(item.after.name), b=sql.Identifier(item.before.name))
+        for item in altered_constraints(change)
+        if item.renamed
+    ]
+    came += [
+        sql.SQL("ALTER INDEX {} RENAME TO {}")
+        .format(sql.Identifier(change.name.schema, item.after.name), sql.Identifier(item.before.name))
+        .as_string()
+        for item in altered_indexes(change)
+        if item.renamed
+    ]
+    for item in altered_columns(change):
+        name = sql.Identifier(item.before.name)
+        if item.nullability_changed:
+            came.append(change.alter("ALTER COLUMN {c} {w} NOT NULL", c=name, w=_set_or_drop(item.before.not_null)))
+        if has_other_default(item) and item.before.default is None:
+            came.append(change.alter("ALTER COLUMN {c} DROP DEFAULT", c=name))
+        elif has_other_default(item):
+            came.append(change.alter("ALTER COLUMN {c} SET DEFAULT {d}", c=name, d=verbatim(str(item.before.default))))
+    return came + [
+        change.alter("ADD CONSTRAINT {c} {d}", c=sql.Identifier(c.name), d=verbatim(c.definition))
+        for c in dropped_constraints(change)
+    ]
+
+
+def _set_or_drop(wanted: bool) -> sql.SQL:
+    return sql.SQL("SET") if wanted else sql.SQL("DROP")
 
 
 def _add(change: TableChange, column: Column) -> str:
