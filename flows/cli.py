@@ -83,6 +83,9 @@ def run(
     until: Annotated[Optional[str], typer.Option("--until", metavar="PHASE", help="Stop after this phase.")] = None,  # noqa: UP045
     yes: Annotated[bool, typer.Option("--yes", help="Give every approval by itself; recorded as such.")] = False,
     waive_soak: Annotated[bool, typer.Option("--waive-soak", help="With --yes: do not wait for the soak.")] = False,
+    ignore_window: Annotated[
+        bool, typer.Option("--ignore-window", help="Work outside of the maintenance window too; recorded as such.")
+    ] = False,
     ui: UI = False,
     verbose: Verbose = False,
     format: TextFormat = "text",  # noqa: A002
@@ -97,7 +100,8 @@ def run(
     with local_session(ui=ui, verbose=verbose):
         from flows import running
 
-        finish(running.run(migration, database, until=until, yes=yes, waive_soak=waive_soak, json=format == "json"))
+        asked = running.Asked(until=until, yes=yes, waive_soak=waive_soak, ignore_window=ignore_window)
+        finish(running.run(migration, database, asked, json=format == "json"))
 
 
 @app.command()

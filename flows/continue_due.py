@@ -1,4 +1,4 @@
-"""The scheduled flow: carry on what has been approved, what has soaked, and what a dead worker left behind."""
+"""The scheduled flow: carry on what is approved, has soaked, is in its window, or was left by a dead worker."""
 
 from __future__ import annotations
 

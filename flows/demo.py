@@ -57,7 +57,8 @@ def there_and_back(play: Stage, application: Application) -> None:
     """Carry the migration up to the backfill, and roll it back."""
     heading("1. There and back: expand and backfill, then a rollback")
     before = play.schema()
-    play.lockstep("run", str(play.spec), "--until", "backfill")
+    say("The spec's maintenance window is at the weekend. The demo does not wait for it: --ignore-window.")
+    play.run("--until", "backfill")
     play.lockstep("rollback", MIGRATION, "--database", play.target.name)
     comparison = application.compare()
     if not comparison.equal or play.schema() != before:
@@ -70,17 +71,17 @@ def killed_and_resumed(play: Stage, rows: int) -> None:
     heading("2. Again, and kill -9 in the middle of the backfill")
     play.terminal.warm_up()
     pages = max(1, rows // 24_000)  # in the middle of the table, with pages as large as they usually become
-    play.lockstep("run", str(play.spec), code=KILLED, crash_at=f"during:{play.backfill_step()}:{pages}")
+    play.run(code=KILLED, crash_at=f"during:{play.backfill_step()}:{pages}")
     done, total = play.filled()
     say(f"Killed with {done:,} of {total:,} rows done. The application notices nothing; the same command goes on:")
-    play.lockstep("run", str(play.spec), code=console.EXIT_WAITING)
+    play.run(code=console.EXIT_WAITING)
 
 
 def switched(play: Stage, application: Application) -> None:
     """Approve the switch, and deploy the new application version beside the old one."""
     heading("3. The switch. It needs a person's approval; the demo approves by itself")
     play.lockstep("approve", MIGRATION, "--database", play.target.name, "--why", "the demo approves by itself")
-    play.lockstep("run", str(play.spec), code=console.EXIT_WAITING)
+    play.run(code=console.EXIT_WAITING)
     say(f"{CLIENTS} clients of the new version start beside the old ones, on the same rows.")
     application.set_shapes(old=CLIENTS, new=CLIENTS)
     time.sleep(3 * LINGER)
@@ -97,7 +98,7 @@ def contracted(play: Stage, application: Application) -> None:
     time.sleep(RECONNECT_SECONDS + LINGER)  # the gate counts a session that ended just now as one that may come back
     why = "the demo approves by itself and does not wait for seven days"
     play.lockstep("approve", MIGRATION, "--database", play.target.name, "--waive-soak", "--why", why)
-    play.lockstep("run", str(play.spec))
+    play.run()
     time.sleep(LINGER)
 
 

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from flows import console, known
 from tasks.outcome import Outcome
 
 
-def run(migration: str, database: str, *, until: str | None, yes: bool, waive_soak: bool, json: bool) -> int:
-    """Run the flow of a migration as far as it goes; with ``yes`` every approval is given by the present user."""
+@dataclass(frozen=True)
+class Asked:
+    """What a run was asked for; with ``yes`` every approval is given by the present user."""
+
+    until: str | None
+    yes: bool
+    waive_soak: bool
+    ignore_window: bool
+
+
+def run(migration: str, database: str, asked: Asked, *, json: bool) -> int:
+    """Run the flow of a migration as far as it goes."""
     from flows.expand_contract import expand_contract
     from flows.terminal import shown
     from tasks.approval import present_user
 
-    approved_by = f"{present_user()} (--yes)" if yes else None
+    approved_by = f"{present_user()} (--yes)" if asked.yes else None
     with shown():
-        outcome = expand_contract(migration, database, until=until, approved_by=approved_by, waive_soak=waive_soak)
+        outcome = expand_contract(
+            migration, database, until=asked.until, approved_by=approved_by, waive_soak=asked.waive_soak,
+            ignore_window=asked.ignore_window,
+        )  # fmt: skip
     if not isinstance(outcome, Outcome):
         raise TypeError(f"the flow returned {type(outcome).__name__}")
     known.remember(outcome.migration, outcome.database)
@@ -41,8 +56,8 @@ def approve(name: str, database: str | None, *, why: str, waive_soak: bool) -> i
     subject = approve_next(target, name, who=present_user(), why=why, waive_soak=waive_soak)
     wait = standing_of(target, name).waits_for
     waived = ", the soak waived" if waive_soak else ""
-    soak = f" {wait.question}" if wait is not None and wait.reason == "soak" else ""
-    what = f"Approved: {subject} of {name}{waived}.{soak} Next:  lockstep run {name} --database {target.name}"
+    due = f" {wait.question}" if wait is not None and wait.reason != "approval" else ""
+    what = f"Approved: {subject} of {name}{waived}.{due} Next:  lockstep run {name} --database {target.name}"
     console.out().print(what, markup=False)
     return console.EXIT_DONE
 

@@ -13,12 +13,14 @@ from flows import console, known
 from tasks.account import Account, account_of
 from tasks.database.connection import connect
 from tasks.database.ledger import Ledger
+from tasks.database.records import PhaseRecord
 from tasks.databases import target_of
-from tasks.planning.states import MigrationState
+from tasks.planning.states import MigrationState, PhaseState
 from tasks.standing import Standing, standing_of
 
 APART = re.compile(r"\s{2,}")
 """What stands between a command and the words around it."""
+RESTING = (PhaseState.RUNNING, MigrationState.WAITING)
 
 
 def status(name: str | None, database: str | None, form: str) -> int:
@@ -89,26 +91,27 @@ def lines(answer: str) -> list[str]:
 
 def _print_standing(standing: Standing) -> None:
     account, out = told(standing), console.out()
-    for question, answer in (
-        ("Where is it", account.where),
-        ("Is the data safe", account.safe),
-        ("What is next", account.next),
-        ("How to go back", account.back),
-    ):
+    questions = ("Where is it", "Is the data safe", "What is next", "How to go back")
+    answers = (account.where, account.safe, account.next, account.back)
+    for question, answer in zip(questions, answers, strict=True):
         out.print(f"{question}?", style="bold")
         for line in lines(answer):
             out.print(line, markup=False)
     table = Table("Phase", "State", "Attempts", "Started", "Finished")
     for phase in standing.plan.phases:
-        record = standing.phases.get(phase.name)
-        if record is not None:
-            times = (_time(record.started_at), _time(record.finished_at))
-            table.add_row(phase.name, record.state.value, str(record.attempts), *times)
+        if (record := standing.phases.get(phase.name)) is not None:
+            times = map(_time, (record.started_at, record.finished_at))
+            table.add_row(phase.name, phase_state(standing, record), str(record.attempts), *times)
     if table.row_count:
         out.print(table)
     for progress in standing.progress:
         of = f" of {progress.rows_total:,}" if progress.rows_total else ""
         out.print(f"{progress.step}: {progress.rows_done:,}{of} rows", markup=False)
+
+
+def phase_state(standing: Standing, record: PhaseRecord) -> str:
+    """Return a phase's state; of one that the end of a window stopped in the middle, that it waits."""
+    return "waiting" if (record.state, standing.state) == RESTING else record.state.value
 
 
 def _time(at: datetime | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
+from tasks.planning.fit import remedy
 from tasks.planning.states import MigrationState, PhaseState
 from tasks.planning.throttle import seconds_shown
 from tasks.standing import Standing, losses
@@ -95,9 +96,16 @@ def _next(standing: Standing) -> str:
             wait = standing.waits_for
             if wait is None:
                 return run
-            if wait.reason == "soak":
-                return f"{wait.question} Then:  {run}"
-            return f"{wait.question}  lockstep approve {name}   and then   {run}"
+            match wait.reason:
+                case "soak":
+                    return f"{wait.question} Then:  {run}"
+                case "approval":
+                    return f"{wait.question}  lockstep approve {name}   and then   {run}"
+                case "window" if standing.state is MigrationState.WAITING:
+                    return f"{wait.question}\n{remedy(name, database, wait.until)}"
+                case "window" | "pause":  # being run, so without regard to the window; a pause is told above
+                    return run
+            assert_never(wait.reason)
     assert_never(standing.state)
 
 

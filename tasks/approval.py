@@ -10,7 +10,9 @@ from tasks.database.ledger import Ledger
 from tasks.database.throttle import paused
 from tasks.narration import say
 from tasks.person import present_user as present_user
+from tasks.planning import fit
 from tasks.planning.errors import UsageError, Waiting
+from tasks.planning.fit import Obstacle
 from tasks.standing import CONTRACT, Standing, Wait, standing_of
 
 
@@ -49,6 +51,8 @@ def approve_next(target: Target, migration: str, *, who: str, why: str, waive_so
             f"{migration} waits for no approval; it is {standing.state.value.replace('_', ' ')}.",
             remedy=f"See  lockstep status {migration}",
         )
+    if wait.reason == "window":
+        raise waiting(standing, wait)
     if waive_soak and wait.subject != CONTRACT:
         raise UsageError(f"{migration} waits for {wait.subject}, which has no soak.", remedy="Leave out --waive-soak.")
     if wait.reason == "soak" and not waive_soak and not standing.needs_word(wait.subject):
@@ -78,6 +82,8 @@ def waiting(standing: Standing, wait: Wait) -> Waiting:
     match wait.reason:
         case "pause":
             return paused(standing.name, standing.plan.database, wait.subject, standing.throttle.pause or "paused")
+        case "window":
+            return fit.waiting(standing.name, standing.plan.database, wait.subject, Obstacle(wait.question, wait.until))
         case "soak":
             remedy = f"Then:  {run}\nNow already:  {approve} --waive-soak --why '…'  and the same."
         case "approval":

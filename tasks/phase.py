@@ -15,19 +15,28 @@ from tasks.database.progress import Progress
 from tasks.database.runner import open_runner
 from tasks.databases import target_of
 from tasks.narration import say, show_progress
+from tasks.planning.errors import Waiting
 from tasks.secrecy import discreet
 
 
 @task(name="phase", task_run_name="phase: {phase}", cache_policy=NO_CACHE, persist_result=False, retries=0)
-def run_phase(migration: str, database: str, phase: str) -> None:
-    """Run a phase's steps that are not done yet. Between phases nobody holds the lease or a lock."""
+def run_phase(migration: str, database: str, phase: str, *, ignore_window: bool) -> Waiting | None:
+    """Run a phase's steps that are not done yet. Between phases nobody holds the lease or a lock.
+
+    Returns, and does not raise, that it waits for the plan's window: for Prefect the task has not failed then.
+    """
     with discreet(), open_runner(target_of(database), migration) as runner:
         purpose = runner.plan.phase(phase).purpose
         say(f"phase {phase}: {purpose}")
         with connect(target_of(database), role="schema", settings=runner.plan.settings) as connection:
             require_schema(connection, runner.plan, runner.plan.phase(phase), runner.ledger.steps(migration))
-        runner.run_phase(phase, reporter(migration, phase))
+        work = runner.run_phase_at_any_time if ignore_window else runner.run_phase
+        try:
+            work(phase, reporter(migration, phase))
+        except Waiting as due:
+            return due
         say(f"phase {phase}: carried out")
+    return None
 
 
 def close_phase(migration: str, database: str, phase: str) -> None:

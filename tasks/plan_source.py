@@ -24,16 +24,20 @@ VARIABLE = re.compile(r"LOCKSTEP_(.+)_URL")
 NOT_A_DATABASE = {"LOCKSTEP_TEST_SERVER_URL"}
 IN_THE_CHANGE_HASH = {"name", "database", "change", "change_file", "mapping", "personal", "gates"}
 """What two specs with the same change hash agree in, and what names them only. The rest is in the plan, too."""
+MAY_CHANGE = {"window"}
+"""What an unfinished migration takes over from a changed spec."""
 
 
 def make_plan(loaded: LoadedSpec, target: Target, stored: MigrationRecord | None = None) -> Plan:
     """Return the plan of a spec: the stored one while it is under way, else a new one. Changes nothing.
 
-    The live schema of a migration under way is neither the old one nor the new, and could not be planned from.
+    The live schema of a migration under way is neither the old one nor the new, and could not be planned from. Of its
+    spec only the maintenance window may change: it has no part in any statement.
     """
     if stored is not None and stored.state in UNFINISHED:
         if says_the_same(loaded, stored):
-            return stored.plan
+            plan, window = stored.plan, loaded.spec.window
+            return plan if plan.window == window else plan.model_copy(update={"window": window})
         raise UsageError(
             f"The spec of {stored.name!r} has changed, and the migration is unfinished ({stored.state}).",
             safety="Nothing was touched: what is recorded is still what runs.",
@@ -45,11 +49,11 @@ def make_plan(loaded: LoadedSpec, target: Target, stored: MigrationRecord | None
 
 
 def says_the_same(loaded: LoadedSpec, stored: MigrationRecord) -> bool:
-    """Say whether a spec means what the recorded one meant. Comments, layout and the order of keys do not count."""
+    """Say whether a spec means what the recorded one meant. Comments, layout, order of keys and window do not count."""
     if stored.spec == loaded.text:
         return True
     return stored.change_hash == loaded.change_hash and _arrangements(stored.spec) == loaded.spec.model_dump(
-        exclude=IN_THE_CHANGE_HASH
+        exclude=IN_THE_CHANGE_HASH | MAY_CHANGE
     )
 
 
@@ -58,7 +62,7 @@ def _arrangements(text: str) -> dict[str, object]:
         spec = Spec.model_validate(SpecText(text, "the recorded spec").content)
     except (SpecError, ValidationError):
         spec = Spec(name="bare", change=text)  # only sound specs are recorded: this one was a .sql file
-    return spec.model_dump(exclude=IN_THE_CHANGE_HASH)
+    return spec.model_dump(exclude=IN_THE_CHANGE_HASH | MAY_CHANGE)
 
 
 def is_spec(migration: str) -> bool:

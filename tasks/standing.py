@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.database.connection import Target, connect
+from tasks.database.hours import work_of
 from tasks.database.ledger import Connection, Ledger
 from tasks.database.records import (
     ApprovalRecord,
@@ -22,6 +23,7 @@ from tasks.database.records import (
     StepRecord,
     ThrottleRecord,
 )
+from tasks.planning.fit import Work, obstacle
 from tasks.planning.gates import GateResult
 from tasks.planning.names import short_hash
 from tasks.planning.plan import Gate, Phase, Plan
@@ -35,9 +37,9 @@ NO_THROTTLE = ThrottleRecord()
 
 @dataclass(frozen=True)
 class Wait:
-    """Why the next phase does not start: ``until`` is when a soak ends, None where a person is waited for."""
+    """Why the next phase does not start: ``until`` is when a soak ends or a window opens, None: a person is needed."""
 
-    reason: Literal["approval", "soak", "pause"]
+    reason: Literal["approval", "soak", "pause", "window"]
     subject: str
     question: str
     until: datetime | None = None
@@ -128,6 +130,18 @@ class Standing:
             return Wait("approval", phase.name, phase.approval.question)
         return None
 
+    def wait_for_window(self, phase: Phase) -> Wait | None:
+        """What keeps a heavy phase, its gate afterwards included, from working now, whether it has begun or not."""
+        if not phase.heavy or self.plan.window is None or self.finished(phase):
+            return None
+        done = {step.step for step in self.steps if step.state is StepState.DONE}
+        coming = next((step for step in phase.steps if step.id not in done), None)
+        work = Work(f"The gate of {phase.name}")
+        if coming is not None:
+            work = work_of(coming, self.record, tuple(self.phases.values()), self.steps, self.events)
+        found = obstacle(self.plan.window, work, self.now)
+        return Wait("window", phase.name, found.why, found.until) if found is not None else None
+
     def wait_after(self, phase: Phase, gate: Gate) -> Wait | None:
         """What a gate that held with warnings waits for."""
         record = self.gate(phase, gate)
@@ -172,7 +186,7 @@ class Standing:
             wait = self.wait_after(phase, gate) if gate is not None else None
             if wait is not None:
                 return wait
-        return self.wait_before(phase)
+        return self.wait_before(phase) or self.wait_for_window(phase)
 
     def _pause(self, phase: Phase) -> Wait | None:
         pause = self.throttle.pause
@@ -197,7 +211,6 @@ def standing_of(target: Target, name: str) -> Standing:
 def read_standing(connection: Connection, name: str) -> Standing:
     ledger = Ledger(connection)
     record = ledger.known_migration(name)
-    clock = connection.execute("SELECT clock_timestamp()").fetchone()
     return Standing(
         record=record,
         phases={phase.phase: phase for phase in ledger.phases(name)},
@@ -208,7 +221,7 @@ def read_standing(connection: Connection, name: str) -> Standing:
         failures=ledger.failures(name),
         events=ledger.events(name),
         holder=ledger.holder(name),
-        now=clock[0] if clock else record.updated_at,
+        now=ledger.now(),
         throttle=ledger.throttle(name),
     )
 

@@ -29,13 +29,14 @@ from tasks.database.backfill_sql import TURNS, compose, keys
 from tasks.database.connection import limits, session_limits
 from tasks.database.crash import crash_point
 from tasks.database.failures import LOCK_REFUSED, caused_by_row
+from tasks.database.hours import Hours
 from tasks.database.lease import Lease
 from tasks.database.locks import Patience, lock_not_acquired, table_holders
 from tasks.database.progress import Meter, Report
 from tasks.database.queries import queries
 from tasks.database.throttle import Throttle
 from tasks.database.vacuum import Vacuuming
-from tasks.planning.errors import LockNotAcquired, SyncFailing
+from tasks.planning.errors import LockNotAcquired, SyncFailing, Waiting
 from tasks.planning.plan import Backfill, Step
 
 Connection = psycopg.Connection[TupleRow]
@@ -67,14 +68,15 @@ def run_backfill(
     action: Backfill,
     patience: Patience,
     throttle: Throttle,
+    hours: Hours,
     report: Report,
 ) -> None:
     """Fill the table of an action from where the ledger says it stopped.
 
     Raises LeaseLost, LockNotAcquired (rows that other sessions keep locked), SyncFailing (over 1,000 failing rows),
-    Waiting (the migration is paused), and psycopg's errors.
+    Waiting (the migration is paused, or the step's hours are over), and psycopg's errors.
     """
-    _Backfilling(lease, migration, step, action, patience, throttle, report).run()
+    _Backfilling(lease, migration, step, action, patience, throttle, hours, report).run()
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class _Backfilling:
         action: Backfill,
         patience: Patience,
         throttle: Throttle,
+        hours: Hours,
         report: Report,
     ) -> None:
         self._lease = lease
@@ -112,6 +115,7 @@ class _Backfilling:
         self._action = action
         self._patience = patience
         self._throttle = throttle
+        self._hours = hours
         self._connection = lease.session("work")
         self._names = {"migration": migration, "step": step.id}
         self._failed: set[str] = set()
@@ -132,13 +136,17 @@ class _Backfilling:
         try:
             self._pass_over_keys()
             self._sweep()
-            self._vacuum.finish()
+            self._vacuum.finish(self._hours.left())
             self._throttle.end()
+        except Waiting:
+            self._vacuum.stop()
+            self._throttle.end()
+            raise
         except BaseException:
             self._vacuum.stop()
             raise
         with self._connection.transaction():
-            limits(self._connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=SWEEP_TIMEOUT_MS)
+            self._limit_scan()
             self._lease.fence(self._connection)
             # With parameters, if none: the composed text has its percent signs doubled.
             self._execute(self._statements.resolve, {})
@@ -282,12 +290,18 @@ class _Backfilling:
 
     def _unfilled(self) -> list[TupleRow]:
         """Return some unfilled rows that are not known to fail; empty when there is none."""
+        self._hours.check(self._meter.rest())
         self._lease.check()
         with self._connection.transaction():
-            limits(self._connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=SWEEP_TIMEOUT_MS)
+            self._limit_scan()
             self._lease.fence(self._connection)
             found = self._execute(self._statements.pending, {"n": SWEEP_ROWS + len(self._failed)}).fetchall()
         return [row for row in found if row[0] not in self._failed]
+
+    def _limit_scan(self) -> None:
+        """Bound the open transaction, which reads the whole table, also by the end of the step's hours."""
+        timeout = self._hours.limit(SWEEP_TIMEOUT_MS)
+        limits(self._connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=timeout)
 
     # --- waiting -------------------------------------------------------------------------------------------------
 
@@ -309,9 +323,14 @@ class _Backfilling:
         self._filled += filled
 
     def _breathe(self) -> None:
-        """Wait between two batches, with nothing open, for as long as the throttle wants it."""
+        """Wait between two batches, with nothing open, for as long as the throttle wants it and the hours allow it."""
+        self._hours.check(self._meter.rest())
         filled, self._filled = self._filled, 0
-        self._throttle.between(filled, self._vacuum.behind, self._meter.tell)
+        self._throttle.between(filled, self._vacuum.behind, self._held)
+
+    def _held(self, why: str) -> None:
+        self._meter.tell(why)
+        self._hours.check(self._meter.rest())
 
     # --- one batch -----------------------------------------------------------------------------------------------
 

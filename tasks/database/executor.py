@@ -19,6 +19,7 @@ from psycopg.rows import TupleRow
 from tasks.database.backfill import run_backfill
 from tasks.database.connection import limits, session_limits
 from tasks.database.failures import LOCK_REFUSED, connection_lost, described
+from tasks.database.hours import AnyTime, Hours
 from tasks.database.index_build import IndexConflict, build_index, drop_index, reindex
 from tasks.database.lease import LOCK_TIMEOUT_MS, RECONNECTIONS, Lease
 from tasks.database.ledger import Ledger
@@ -46,17 +47,20 @@ Connection = psycopg.Connection[TupleRow]
 class Executor:
     """Runs and undoes the steps of one plan with the sessions of one lease."""
 
-    def __init__(self, lease: Lease, plan: Plan, *, patience: Patience | None = None) -> None:
+    def __init__(
+        self, lease: Lease, plan: Plan, *, patience: Patience | None = None, hours: Hours | None = None
+    ) -> None:
         self._lease = lease
         self._plan = plan
         self._patience = patience or Patience()
         self._throttle = Throttle(lease, plan)
+        self._hours = hours or AnyTime()
 
     def run_step(self, phase: str, step: Step, report: Report) -> None:
         """Carry a step out unless the ledger says that it is done.
 
         Raises StepFailed, LockNotAcquired, SyncFailing, LeaseLost, CannotConnect, and Waiting when the migration is
-        paused; the step can then be run again.
+        paused or the step's hours are over; the step can then be run again.
         """
 
         def attempt() -> None:
@@ -64,7 +68,8 @@ class Executor:
             state = ledger.step(self._plan.name, step.id).state
             if state is StepState.DONE:
                 return
-            self._throttle.before_step(step, partial(_held, report, step))
+            self._throttle.before_step(step, partial(self._held, report, step))
+            self._hours.admit(step)
             if state is not StepState.RUNNING:
                 ledger.begin_step(self._plan.name, step.id)
             self._perform(step, step.action, partial(ledger.finish_step, self._plan.name, step.id), report)
@@ -105,6 +110,8 @@ class Executor:
                     self._lease.check()
                     attempt()
                 return
+            except psycopg.errors.QueryCanceled as error:
+                raise (self._hours.ended() or _step_failed(phase, step, error)) from None
             except psycopg.Error as error:
                 if not connection_lost(error):
                     raise _step_failed(phase, step, error) from None
@@ -131,6 +138,12 @@ class Executor:
     def _ledger(self) -> Ledger:
         return Ledger(self._lease.session("work"), fence=self._lease.fence)
 
+    def _held(self, report: Report, step: Step, why: str) -> None:
+        """Tell why a step that has not begun waits, as long as its hours last."""
+        table = ", ".join(str(lock.table) for lock in step.locks)
+        report(Progress(step.id, step.title, table, 0, 0, 0.0, None, throttled=why))
+        self._hours.check()
+
     # --- actions -------------------------------------------------------------------------------------------------
 
     def _perform(self, step: Step, action: Action, done: Callable[[], None], report: Report) -> None:
@@ -141,17 +154,17 @@ class Executor:
                 self._patiently(step, work, lock_timeout_ms=_lock_timeout(step, action))
                 return
             case BuildIndex():
-                timeout = step.statement_timeout_ms
-                self._patiently(step, lambda: build_index(self._fenced(), action, statement_timeout_ms=timeout))
+                self._patiently(step, partial(self._build, step, action))
             case DropIndex():
                 self._patiently(step, lambda: drop_index(self._fenced(), action.table, action.index))
             case Reindex():
-                timeout = step.statement_timeout_ms
-                self._patiently(step, lambda: reindex(self._fenced(), action, statement_timeout_ms=timeout))
+                self._patiently(step, partial(self._reindex, step, action))
             case Analyze():
                 self._patiently(step, partial(self._analyze, step, action))
             case Backfill():
-                run_backfill(self._lease, self._plan.name, step, action, self._patience, self._throttle, report)
+                run_backfill(
+                    self._lease, self._plan.name, step, action, self._patience, self._throttle, self._hours, report
+                )
             case _:
                 assert_never(action)
         done()
@@ -160,7 +173,7 @@ class Executor:
         connection = self._lease.session("work")
         with connection.transaction():
             own = action.statement_timeout_ms
-            timeout = own if own is not None else step.statement_timeout_ms
+            timeout = self._hours.limit(own if own is not None else step.statement_timeout_ms)
             limits(connection, lock_timeout_ms=_lock_timeout(step, action), statement_timeout_ms=timeout)
             self._pin_settings(connection)
             self._lease.fence(connection)
@@ -184,9 +197,16 @@ class Executor:
             self._lease.fence(connection)
         return connection
 
+    def _build(self, step: Step, action: BuildIndex) -> None:
+        build_index(self._fenced(), action, statement_timeout_ms=self._hours.limit(step.statement_timeout_ms))
+
+    def _reindex(self, step: Step, action: Reindex) -> None:
+        reindex(self._fenced(), action, statement_timeout_ms=self._hours.limit(step.statement_timeout_ms))
+
     def _analyze(self, step: Step, action: Analyze) -> None:
         connection = self._fenced()
-        session_limits(connection, lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=step.statement_timeout_ms)
+        timeout = self._hours.limit(step.statement_timeout_ms)
+        session_limits(connection, lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=timeout)
         connection.execute(sql.SQL("ANALYZE {}").format(action.table.identifier))
 
     def _patiently(self, step: Step, work: Callable[[], None], *, lock_timeout_ms: int = 0) -> None:
@@ -210,12 +230,6 @@ class Executor:
             tables = tuple(lock.table for lock in step.locks)
             seconds = time.monotonic() - began
             raise lock_not_acquired(f"Step {step.id}", tables, blockers, tries=tries, seconds=seconds) from None
-
-
-def _held(report: Report, step: Step, why: str) -> None:
-    """Tell why a step that has not begun waits."""
-    table = ", ".join(str(lock.table) for lock in step.locks)
-    report(Progress(step.id, step.title, table, 0, 0, 0.0, None, throttled=why))
 
 
 def _lock_timeout(step: Step, action: Transaction) -> int:

@@ -23,6 +23,8 @@ Connection = psycopg.Connection[TupleRow]
 
 DROP_TIMEOUT_MS = 600_000
 """Ten minutes for dropping an index: it waits for the transactions that may still use it."""
+REMAINS_TIMEOUT_MS = 60_000
+"""For what a failed build leaves. The drop waits for whatever the build waited for; the next build tries again."""
 _STATE = (files("tasks.database") / "sql" / "index_state.sql").read_bytes()
 _REMAINS = (files("tasks.database") / "sql" / "reindex_remains.sql").read_bytes()
 _UNTOLD = re.compile(r"\b(CONCURRENTLY|IF NOT EXISTS|USING btree)\b|[\s\"()]+", re.IGNORECASE)
@@ -63,7 +65,7 @@ def build_index(connection: Connection, action: BuildIndex, *, statement_timeout
         # What a failed build leaves slows every write down and serves no read.
         with contextlib.suppress(psycopg.Error):
             if (left := index_state(connection, action.table, action.index)) is not None and not left.valid:
-                drop_index(connection, action.table, action.index)
+                drop_index(connection, action.table, action.index, timeout_ms=REMAINS_TIMEOUT_MS)
         raise
     built = index_state(connection, action.table, action.index)
     if built is None or not built.valid:
@@ -75,30 +77,30 @@ def reindex(connection: Connection, action: Reindex, *, statement_timeout_ms: in
 
     ``connection`` is in autocommit. Raises IndexConflict, and psycopg's errors of the build.
     """
-    _clear(connection, action)
+    _clear(connection, action, timeout_ms=DROP_TIMEOUT_MS)
     session_limits(connection, lock_timeout_ms=statement_timeout_ms, statement_timeout_ms=statement_timeout_ms)
     name = sql.Identifier(action.table.schema, action.index)
     try:
         connection.execute(sql.SQL("REINDEX INDEX CONCURRENTLY {}").format(name))
     except psycopg.Error:
         with contextlib.suppress(psycopg.Error):
-            _clear(connection, action)
+            _clear(connection, action, timeout_ms=REMAINS_TIMEOUT_MS)
         raise
     state = index_state(connection, action.table, action.index)
     if state is None or not state.valid:
         raise IndexConflict(f"the index {action.index} is not valid after its rebuild")
 
 
-def _clear(connection: Connection, action: Reindex) -> None:
+def _clear(connection: Connection, action: Reindex, *, timeout_ms: int) -> None:
     found = connection.execute(_REMAINS, {"schema": action.table.schema, "table": action.table.name}).fetchall()
     for (name,) in found:
         if is_rebuild_of(str(name), action.index):
-            drop_index(connection, action.table, str(name))
+            drop_index(connection, action.table, str(name), timeout_ms=timeout_ms)
 
 
-def drop_index(connection: Connection, table: TableName, index: str) -> None:
+def drop_index(connection: Connection, table: TableName, index: str, *, timeout_ms: int = DROP_TIMEOUT_MS) -> None:
     """Drop an index CONCURRENTLY if it is there."""
-    session_limits(connection, lock_timeout_ms=DROP_TIMEOUT_MS, statement_timeout_ms=DROP_TIMEOUT_MS)
+    session_limits(connection, lock_timeout_ms=timeout_ms, statement_timeout_ms=timeout_ms)
     name = sql.Identifier(table.schema, index)
     connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(name))
 

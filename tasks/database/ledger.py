@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -127,6 +128,14 @@ class Ledger:
 
     # --- reading -------------------------------------------------------------------------------------------------
 
+    def now(self) -> datetime:
+        """Return the server's time, which decides about leases, soaks and windows."""
+        row = self._connection.execute(_SQL["now"]).fetchone()
+        if row is None:
+            raise LookupError("SELECT returned no row")
+        moment: datetime = row[0]
+        return moment
+
     def migration(self, name: str) -> MigrationRecord | None:
         return next(iter(self._read(MigrationRecord, "migration", name)), None)
 
@@ -182,9 +191,10 @@ class Ledger:
     def register(self, plan: Plan, spec_text: str) -> MigrationRecord:
         """Record a plan, creating the ledger if need be, and return what is now recorded.
 
-        An unfinished migration of this name with the same change keeps its stored plan; one that has not begun, or is
-        over, is replaced, and an event keeps its history. Raises SpecError when the change of an unfinished one
-        differs, RunnerBusy when an unfinished migration covers one of the tables or this one is being run.
+        An unfinished migration of this name with the same change keeps its stored plan, but for its maintenance window;
+        one that has not begun, or is over, is replaced, and an event keeps its history. Raises SpecError when the
+        change of an unfinished one differs, RunnerBusy when an unfinished migration covers one of the tables or this
+        one is being run.
         """
         install(self._connection)
         with self._write():
@@ -196,7 +206,9 @@ class Ledger:
                         f"The migration {plan.name!r} is unfinished ({stored.state}) and its spec has changed since.",
                         remedy="Restore the spec and run again, or roll the migration back first.",
                     )
-                return stored
+                if stored.plan.window == plan.window:
+                    return stored
+                return self._move_window(stored, plan, spec_text)
             values = {
                 "name": plan.name,
                 "plan": Jsonb(plan.model_dump(mode="json")),
@@ -214,6 +226,14 @@ class Ledger:
             self._insert_steps(plan)
             self.event(plan.name, "registered", {"change_hash": plan.change_hash})
             return self.known_migration(plan.name)
+
+    def _move_window(self, stored: MigrationRecord, plan: Plan, spec_text: str) -> MigrationRecord:
+        """Let an unfinished migration work in another window; a phase under way goes on in the one it began in."""
+        moved = stored.plan.model_copy(update={"window": plan.window})
+        values = {"name": plan.name, "plan": Jsonb(moved.model_dump(mode="json")), "spec": spec_text}
+        self._execute("set_plan", values)
+        self.event(plan.name, "window", {"from": str(stored.plan.window or ""), "to": str(plan.window or "")})
+        return self.known_migration(plan.name)
 
     def _retire(self, stored: MigrationRecord) -> None:
         holder = self.holder(stored.name)

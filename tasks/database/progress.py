@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tasks.planning.report import duration
+
 REPORT_SECONDS = 1.0
 
 
@@ -42,6 +44,15 @@ class Meter:
         self._done += rows
         if time.monotonic() - self._reported >= REPORT_SECONDS:
             self.tell()
+
+    def rest(self) -> str:
+        """Return in a sentence how far it is, with what is left at the rate of this process's run so far."""
+        elapsed = time.monotonic() - self._began
+        rate = (self._done - self._first) / elapsed if elapsed > 0 else 0.0
+        left = self._total - self._done
+        if left <= 0 or rate <= 0:
+            return f"{self._done:,} rows are done. "
+        return f"{self._done:,} of {self._total:,} rows are done; the rest takes about {duration(left / rate)}. "
 
     def tell(self, throttled: str = "") -> None:
         """Report now, with the reason where the step is held back."""

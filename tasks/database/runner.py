@@ -15,6 +15,7 @@ from tasks.database.connection import Target
 from tasks.database.crash import crash_point
 from tasks.database.executor import Executor
 from tasks.database.fingerprint import require_outcome, require_schema
+from tasks.database.hours import AnyTime, Hours, hours_of
 from tasks.database.lease import Lease
 from tasks.database.ledger import Ledger, install
 from tasks.database.locks import Patience
@@ -58,6 +59,7 @@ class Runner:
     def __init__(self, lease: Lease, plan: Plan, patience: Patience | None = None) -> None:
         self._lease = lease
         self.plan = plan
+        self._patience = patience
         self._executor = Executor(lease, plan, patience=patience)
 
     @property
@@ -77,20 +79,38 @@ class Runner:
     def run_phase(self, name: str, report: Report) -> None:
         """Run the steps of a phase that are not done, in order; `finish_phase` then closes it, after its gate.
 
-        An error is recorded, marks the phase FAILED and is raised; Waiting (it is paused) is raised only. Running the
-        phase again continues with the step.
+        An error is recorded, marks the phase FAILED and is raised; Waiting is raised only: the migration is paused, or
+        the plan's window is closed, closes, or is too short for the next step. The phase is as it was, or RUNNING in
+        the middle. Running it again continues with the step.
         """
         phase = self.plan.phase(name)
-        self._lease.surviving(lambda: self._ledger().begin_phase(self.plan.name, name))
-        with self._recording(name):
+        self._run_phase(phase, report, hours_of(self._lease, self.plan, phase))
+
+    def run_phase_at_any_time(self, name: str, report: Report) -> None:
+        """Do what `run_phase` does without regard to the plan's window."""
+        self._run_phase(self.plan.phase(name), report, AnyTime())
+
+    def _run_phase(self, phase: Phase, report: Report, hours: Hours) -> None:
+        self._lease.surviving(lambda: self._admit_next(phase, hours))
+        self._lease.surviving(lambda: self._ledger().begin_phase(self.plan.name, phase.name))
+        executor = Executor(self._lease, self.plan, patience=self._patience, hours=hours)
+        with self._recording(phase.name):
             records = self._lease.surviving(lambda: self._examined(phase))
             done = {step.step for step in records if step.state is StepState.DONE}
             for step in phase.steps:
                 if step.id in done:
                     continue
                 crash_point("before", step.id)
-                self._executor.run_step(name, step, report)
+                executor.run_step(phase.name, step, report)
                 crash_point("after", step.id)
+
+    def _admit_next(self, phase: Phase, hours: Hours) -> None:
+        """Raise Waiting before the phase is marked RUNNING where its next step may not begin."""
+        done = {step.step for step in self._ledger().steps(self.plan.name) if step.state is StepState.DONE}
+        for step in phase.steps:
+            if step.id not in done:
+                hours.admit(step)
+                return
 
     def _examined(self, phase: Phase) -> list[StepRecord]:
         """Return the phase's steps as recorded, after a look at whether the live schema is the expected one."""

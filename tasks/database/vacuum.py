@@ -56,10 +56,11 @@ class Vacuuming:
         with contextlib.suppress(psycopg.Error):
             self._connection.execute(self._statement)
 
-    def finish(self) -> None:
-        """Wait for the one that runs."""
+    def finish(self, seconds: float) -> None:
+        """Wait for the one that runs, for so many seconds at most, then cancel it."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(min(seconds, threading.TIMEOUT_MAX))
+            self.stop()
 
     def stop(self) -> None:
         """Cancel the one that runs."""

@@ -15,6 +15,7 @@ from tasks.planning.spec import LoadedSpec, table_name
 from tasks.planning.statements import Rebuild, Statement, find_table, using_expressions
 from tasks.planning.strategies.expand_contract.mapping import Wanted
 from tasks.planning.throttle import Limits
+from tasks.planning.windows import Window
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Intent:
     user_suites: tuple[str, ...]
     approvals: frozenset[str]
     soak_seconds: int
+    window: Window | None
     settings: tuple[tuple[str, str], ...]
     throttle: Limits
     reindexed: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
@@ -77,6 +79,7 @@ def intent_of(loaded: LoadedSpec, database: str, before: Catalog, settings: tupl
         user_suites=spec.gates.suites,
         approvals=frozenset(spec.approvals),
         soak_seconds=int(spec.soak.total_seconds()),
+        window=spec.window,
         settings=settings,
         throttle=spec.throttle,
         reindexed=_reindexed(loaded.statements(), names),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.planning.names import TableName
 from tasks.planning.throttle import Limits
+from tasks.planning.windows import Window
 
 
 class Part(BaseModel):
@@ -200,7 +201,7 @@ class Phase(Part):
     gate_after: Gate | None = None
     approval: Approval | None = None
     heavy: bool = False
-    """Long-running work that stays inside the maintenance window, where the spec has one."""
+    """Long-running work that stays inside the plan's window, where there is one."""
     schema_before: str = ""
     schema_after: str = ""
     """Schema hashes; filled by proving the plan on the clone."""
@@ -262,6 +263,8 @@ class Plan(Part):
     """Session settings pinned in the clone and in every session of the executor (TimeZone, search_path …)."""
     soak_seconds: int = 0
     throttle: Limits = Limits()
+    window: Window | None = None
+    """When heavy phases may work; None is always."""
     notes: tuple[Note, ...] = ()
     reverse: str = ""
     """After contract: the spec (YAML) of the migration that goes back, with what cannot be recovered in comments."""

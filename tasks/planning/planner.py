@@ -24,6 +24,7 @@ from tasks.planning.change import (
 )
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.expressions import inline
+from tasks.planning.fit import window_notes
 from tasks.planning.intent import Intent
 from tasks.planning.names import TableName, display
 from tasks.planning.parser import column_references
@@ -162,6 +163,7 @@ def make_plan(
         scope=tuple(tables),
         settings=intent.settings,
         soak_seconds=intent.soak_seconds,
+        window=intent.window,
         throttle=intent.throttle,
         notes=(
             *notes,
@@ -169,6 +171,7 @@ def make_plan(
             *_trigger_notes(works),
             *_upsert_notes(works),
             *(note for work in works for note in work.parts.notes),
+            *window_notes(intent.window, phases),
         ),
         reverse=""
         if additive and not direct

@@ -189,8 +189,8 @@ def _waits_for(phase: Phase, plan: Plan) -> Iterable[str]:
         yield "approval"
     if phase.name == "contract" and plan.soak_seconds:
         yield f"soak of {duration(plan.soak_seconds)}"
-    if phase.heavy:
-        yield "maintenance window, where there is one"
+    if phase.heavy and plan.window is not None:
+        yield f"maintenance window {plan.window}"
 
 
 # ------------------------------------------------------------------------------------------------ wording

@@ -9,11 +9,10 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from datetime import time, timedelta
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -23,10 +22,10 @@ from tasks.planning.plan import Severity
 from tasks.planning.spec_text import SpecText
 from tasks.planning.statements import Statement, parse_change
 from tasks.planning.throttle import Limits
+from tasks.planning.windows import Window
 
 ENDINGS = (".yaml", ".yml", ".sql")
 
-Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 PhaseName = Literal["expand", "backfill", "constrain", "switch", "contract"]
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
@@ -74,15 +73,6 @@ def _is_table(text: str) -> str:
     return text
 
 
-def _clock(value: object) -> object:
-    if isinstance(value, int):
-        # YAML 1.1 reads an unquoted 02:00 as a number to the base of sixty.
-        raise ValueError('write the time in quotes, e.g. "02:00"')
-    if isinstance(value, str) and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
-        raise ValueError('a time of day is written "HH:MM"')
-    return value
-
-
 def _duration(value: object) -> object:
     match = re.fullmatch(r"(\d{1,6})\s*([smhdw])", value) if isinstance(value, str) else None
     if match:
@@ -100,7 +90,6 @@ Duration = Annotated[
     BeforeValidator(_duration, json_schema_input_type=str | Literal[0]),
     Field(description="How long both shapes are kept after the switch: 7d, 12h, 30m, 0"),
 ]
-Clock = Annotated[str, BeforeValidator(_clock), Field(description="HH:MM")]
 
 
 class Mapping(Part):
@@ -139,35 +128,6 @@ class Gates(Part):
     rules: dict[str, Rule] = Field(default_factory=dict)
     suites: tuple[str, ...] = ()
     """Paths of the user's own expectation suites."""
-
-
-class Window(Part):
-    """When heavy work may run; ``end`` before ``start`` means past midnight."""
-
-    days: tuple[Day, ...] = Field(min_length=1)
-    start: Clock
-    end: Clock
-    timezone: str = "UTC"
-
-    @field_validator("timezone")
-    @classmethod
-    def _is_known(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (OSError, ValueError, KeyError):
-            raise ValueError("no such time zone; write one like Europe/Berlin or UTC") from None
-        return value
-
-    @model_validator(mode="after")
-    def _has_length(self) -> Self:
-        if self.start == self.end:
-            raise ValueError("start and end are the same time")
-        return self
-
-    @property
-    def hours(self) -> tuple[time, time]:
-        """Start and end as times of day in ``timezone``."""
-        return time.fromisoformat(self.start), time.fromisoformat(self.end)
 
 
 class Spec(Part):

@@ -23,7 +23,7 @@ def ignore(progress: Progress) -> None:
 def forward(target: Target, name: str) -> None:
     for phase in _phases(target, name, lambda state: state is not PhaseState.DONE):
         with open_runner(target, name) as runner:
-            runner.run_phase(phase, ignore)
+            runner.run_phase_at_any_time(phase, ignore)
             runner.finish_phase(phase)
 
 

@@ -446,7 +446,7 @@ def test_the_server_is_restarted_in_mid_backfill(environment: Mapping[str, str],
     target = Target("drink-water", own_server.url("postgres"))
     fill(target.conninfo, intakes=60_000, users=1_000)
     own = {**environment, "LOCKSTEP_DRINK_WATER_URL": target.conninfo}
-    run = ("run", str(EXAMPLE / "intake-v2.yaml"), "--yes", "--waive-soak")
+    run = ("run", str(EXAMPLE / "intake-v2.yaml"), "--yes", "--waive-soak", "--ignore-window")
     with Application(target.conninfo, pace=Pace(reconnect=30.0)) as application:
         application.set_shapes(old=3, new=0)
         command = Background(own, *run, "--until", "switch")

@@ -18,6 +18,7 @@ from tasks import prefect_server
 from tasks.database.catalog import snapshot
 from tasks.database.connection import Target, connect
 from tasks.database.ledger import Ledger
+from tasks.database.runner import open_runner
 from tasks.planning.errors import GateFailed, RollbackRefused, UnknownMigration, UsageError, Waiting
 from tasks.planning.names import TableName
 from tasks.planning.plan import (
@@ -34,7 +35,9 @@ from tasks.planning.plan import (
 )
 from tasks.planning.schema_hash import schema_hash
 from tasks.planning.states import MigrationState, PhaseState
+from tasks.planning.windows import Window
 from tasks.standing import Standing, standing_of
+from tests.integration.openings import open_for, shut
 
 NAME = "note-v2"
 TABLE = TableName("public", "note")
@@ -380,6 +383,61 @@ def test_the_scheduled_flow_carries_on_what_is_due(notes: Target) -> None:
     approve(notes, "switch")
     assert continue_due("notes") == (NAME,)
     assert standing_of(notes, NAME).phases["switch"].state is PhaseState.DONE
+
+
+def in_window(plan: Plan, window: Window) -> Plan:
+    """The same plan with a window, which its phase `constrain` needs."""
+    phases = tuple(phase.model_copy(update={"heavy": phase.name == "constrain"}) for phase in plan.phases)
+    return plan.model_copy(update={"phases": phases, "window": window})
+
+
+def test_a_closed_window_ends_a_run_waiting_and_the_scheduled_flow_goes_on_when_it_is_open(notes: Target) -> None:
+    from flows.continue_due import continue_due
+    from tasks.approval import approve_next
+
+    plan = make_plan(notes)
+    register(notes, in_window(plan, shut(notes)))
+    outcome = run()
+    assert outcome.kind == "waiting"
+    assert outcome.what.startswith("note-v2 waits in constrain: The maintenance window (every day ")
+    assert "lockstep run note-v2 --database notes --ignore-window" in outcome.remedy
+    standing = standing_of(notes, NAME)
+    assert standing.state is MigrationState.WAITING
+    assert states(standing)[:2] == [PhaseState.DONE, PhaseState.PENDING]
+    with pytest.raises(Waiting, match="opens on"):
+        approve_next(notes, NAME, who="tester", why="", waive_soak=False)
+    assert standing_of(notes, NAME).approvals == ()
+    assert continue_due("notes") == ()
+
+    register(notes, in_window(plan, open_for(notes, 600)))
+    assert continue_due("notes") == (NAME,)
+    assert states(standing_of(notes, NAME))[:2] == [PhaseState.DONE, PhaseState.DONE]
+    assert continue_due("notes") == (), "now it waits for a person"
+
+
+def test_the_gate_of_a_heavy_phase_waits_for_the_window_too(notes: Target) -> None:
+    from tasks.narration import show_progress
+
+    plan = make_plan(notes)
+    register(notes, in_window(plan, shut(notes)))
+    run()
+    with open_runner(notes, NAME) as runner:
+        runner.run_phase_at_any_time("constrain", show_progress)
+    outcome = run()
+    assert (outcome.kind, "opens on" in outcome.what) == ("waiting", True)
+    assert standing_of(notes, NAME).gates.keys() == {("expand", "not-empty")}
+    assert attempts(standing_of(notes, NAME))[:2] == [1, 1]
+    register(notes, in_window(plan, open_for(notes, 600)))
+    assert "Deploy the new version?" in run().what
+    assert attempts(standing_of(notes, NAME))[:2] == [1, 1]
+
+
+def test_a_window_is_ignored_on_request_and_that_is_recorded(notes: Target) -> None:
+    register(notes, in_window(make_plan(notes), shut(notes)))
+    assert run(ignore_window=True, approved_by="me (--yes)").kind == "finished"
+    (ignored,) = [event for event in standing_of(notes, NAME).events if event.kind == "window_ignored"]
+    assert ignored.detail["who"] == "me (--yes)"
+    assert ignored.detail["window"].startswith("every day ")
 
 
 def test_cleanup_keeps_a_summary_only(notes: Target) -> None:

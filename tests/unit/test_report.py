@@ -28,6 +28,7 @@ from tasks.planning.plan import (
     Step,
     Transaction,
 )
+from tasks.planning.windows import Window
 
 INTAKE = TableName("public", "intake")
 USERS = TableName("public", "users")
@@ -133,6 +134,7 @@ PLAN = Plan(
     personal=("public.users.email",),
     schema_before="0123456789abcdef" * 4,
     soak_seconds=7 * 86_400,
+    window=Window(days=("sat", "sun"), start="02:00", end="05:00", timezone="Europe/Berlin"),
     notes=(Note(severity="INFO", text="a small thing"), Note(severity="CRITICAL", text="0.30 → 0 | breaks")),
     reverse="name: intake-v2-back",
 )
@@ -320,7 +322,10 @@ def test_phases_table() -> None:
     assert (expand.phase, expand.steps, expand.locks) == ("expand", "1", "ACCESS EXCLUSIVE on public.intake")
     assert (expand.forecast, expand.gates) == ("0.2 s to 75 s", "preflight (1 check, 1 own suite)")
     assert expand.waits_for == "nothing"
-    assert (backfill.gates, backfill.waits_for) == ("equality (2 checks)", "maintenance window, where there is one")
+    assert (backfill.gates, backfill.waits_for) == (
+        "equality (2 checks)",
+        "maintenance window sat, sun 02:00–05:00 Europe/Berlin",
+    )
     assert (contract.locks, contract.waits_for) == ("none", "approval, soak of 7 days")
 
 

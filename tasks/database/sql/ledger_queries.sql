@@ -10,6 +10,9 @@ SELECT max(version) FROM lockstep.version
 -- One register or install at a time in this database; the number is "lockstep" as ASCII.
 SELECT pg_catalog.pg_advisory_xact_lock(7813876170298582384)
 
+-- name: now
+SELECT clock_timestamp()
+
 -- name: migration
 SELECT name, state, plan, spec, change_hash, token, switched_at, created_at, updated_at, error
   FROM lockstep.migration WHERE name = %(name)s
@@ -43,6 +46,9 @@ UPDATE lockstep.migration
    SET state = 'planned', plan = %(plan)s, spec = %(spec)s, change_hash = %(change_hash)s, tables = %(tables)s,
        token = token + 1, switched_at = NULL, error = NULL, created_at = clock_timestamp(), updated_at = clock_timestamp()
  WHERE name = %(name)s
+
+-- name: set_plan
+UPDATE lockstep.migration SET plan = %(plan)s, spec = %(spec)s, updated_at = clock_timestamp() WHERE name = %(name)s
 
 -- name: forget_run
 WITH phases AS (DELETE FROM lockstep.phase WHERE migration = %(name)s),
