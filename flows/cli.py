@@ -188,11 +188,11 @@ def throttle(
     ] = None,
     ignore: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--ignore", metavar="NAME", help="A standby or slot that does not count; may be repeated."),
+        typer.Option("--ignore", metavar="NAME", help="Standbys and slots that do not count: these and no others."),
     ] = None,
     sql: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--sql", metavar="SELECT", help="Your own question: true lets the work go on; may be repeated."),
+        typer.Option("--sql", metavar="SELECT", help="Your own questions, all to be true: these and no others."),
     ] = None,
     no_ignore: Annotated[bool, typer.Option("--no-ignore", help="Every standby and slot counts.")] = False,
     no_sql: Annotated[bool, typer.Option("--no-sql", help="No question of your own.")] = False,

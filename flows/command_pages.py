@@ -28,7 +28,7 @@ one, when the spec names it, and, where a command takes the NAME of a migration,
 | 0 | done |
 | 1 | failed, and safe: what happened, the state of the data, and what to do are on standard error |
 | 2 | usage, or a spec that cannot be carried out; nothing was touched |
-| 3 | waiting for an approval, the end of a soak or a maintenance window; the next command is printed |
+| 3 | waiting for an approval, the end of a soak or a maintenance window, or paused; the next command is printed |
 
 With `--format json` one JSON document goes to standard output and everything else to standard error.
 """

@@ -27,7 +27,9 @@ def due_migrations(database: str) -> tuple[str, ...]:
 
 
 def may_go_on(standing: Standing) -> bool:
-    """Say whether a run would get anywhere. A failed migration needs a person; one that was stopped, too."""
+    """Say whether a run would get anywhere. A failed migration needs a person; a paused or stopped one, too."""
+    if standing.throttle.pause is not None:
+        return False
     if standing.holder is not None and not standing.holder.expired:
         return False
     match standing.state:

@@ -22,11 +22,11 @@ from tasks.application.application import Application
 from tasks.application.client import Pace
 from tasks.application.drink_water import EXAMPLE, fill
 from tasks.database.connection import Target
-from tasks.database.installation import give_to_server, run_as_server
-from tasks.database.server import EmbeddedServer, program, start
+from tasks.database.server import EmbeddedServer, start
 from tests.acceptance.harness import VARIABLE, Lockstep, catalog_text, content, execute, query
 from tests.acceptance.shell import ROOT, Answer, run_once
 from tests.conftest import AnyServer
+from tests.standby import standby_of
 
 PERSON = b"""
 CREATE TABLE country (id int PRIMARY KEY);
@@ -190,26 +190,6 @@ def test_a_standby_is_refused(lockstep: Lockstep, own_server: EmbeddedServer, sp
         answer = Lockstep(lockstep.shell, standby).must("run", str(spec), code=1)
     assert "standby" in answer.err
     assert not ledger_exists(primary)
-
-
-@contextmanager
-def standby_of(primary: EmbeddedServer) -> Iterator[Target]:
-    """A hot standby of a server, made by pg_basebackup."""
-    folder = primary.data.parent / f"{primary.data.name}-standby"
-    folder.mkdir()
-    give_to_server(folder, 0o700)
-    copied = run_as_server(
-        [program("pg_basebackup"), "--dbname", primary.url("postgres"), "--pgdata", folder, "--write-recovery-conf"]
-    )
-    assert copied.returncode == 0, copied.stderr
-    control: list[str | Path] = [program("pg_ctl"), "--pgdata", folder, "--silent", "--wait"]
-    port = primary.port + 1
-    started = run_as_server([*control, "start", "--log", folder / "standby.log", "-o", f"-c port={port}"])
-    assert started.returncode == 0, started.stderr
-    try:
-        yield Target("acceptance", make_conninfo(primary.url("postgres"), port=port))
-    finally:
-        run_as_server([*control, "stop", "--mode", "immediate"])
 
 
 # ------------------------------------------------------------------------------------------- bad data: the gate says

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from tasks.database.ledger import Ledger, install
 from tasks.database.progress import Progress
 from tasks.database.records import ThrottleRecord
 from tasks.database.runner import open_runner
+from tasks.database.server import EmbeddedServer
 from tasks.planning import throttle as limits_module
 from tasks.planning.errors import Waiting
 from tasks.planning.states import PhaseState, StepState
@@ -37,6 +38,7 @@ from tests.integration.synthetic import (
     step,
     transaction,
 )
+from tests.standby import standby_of
 
 WRONG = "SELECT count(*) FROM readings WHERE millilitres IS DISTINCT FROM litres * 1000 OR lockstep_pending <> 0"
 FILLED = "SELECT count(*) FROM readings WHERE lockstep_pending = 0"
@@ -285,8 +287,7 @@ def test_limits_change_while_it_runs(database: Target) -> None:
     prepare(database, rows=20_000, rows_per_second=500)
     began = time.monotonic()
     filling = Filling(database).start()
-    while ask(database, FILLED) == [(0,)]:
-        time.sleep(0.02)
+    until(lambda: ask(database, FILLED) != [(0,)])
     time.sleep(1)
     (filled,) = ask(database, FILLED)[0]
     assert isinstance(filled, int)
@@ -302,8 +303,7 @@ def test_limits_change_while_it_runs(database: Target) -> None:
 def test_a_pause_ends_the_run_between_batches_and_leaves_nothing_behind(database: Target) -> None:
     prepare(database, rows=20_000, rows_per_second=2_000)
     filling = Filling(database).start()
-    while ask(database, FILLED) == [(0,)]:
-        time.sleep(0.02)
+    until(lambda: ask(database, FILLED) != [(0,)])
     with connect(database, role="test") as connection:
         ledger = Ledger(connection)
         ledger.pause(NAME, who="me@here", why="the evening's peak")
@@ -328,6 +328,33 @@ def test_a_pause_ends_the_run_between_batches_and_leaves_nothing_behind(database
     assert isinstance(done, int)
     assert 0 < done < 20_000
     assert ask(database, WRONG) == [(0,)]
+
+
+def test_a_replica_that_stands_still_is_waited_for_and_one_that_is_gone_is_not(own_server: EmbeddedServer) -> None:
+    target = Target("test", own_server.url("postgres"))
+    prepare(target, rows=20_000, replication_lag="500ms", rows_per_second=4_000)
+    with standby_of(own_server) as standby:
+        ask(standby, "SELECT pg_wal_replay_pause()")
+        filling = Filling(target).start()
+        said = filling.until("behind, limit 0.5 s")
+        assert said.startswith("the replica walreceiver is ")
+        (filled,) = ask(target, FILLED)[0]
+        time.sleep(0.5)
+        assert ask(target, FILLED) == [(filled,)]
+        ask(standby, "SELECT pg_wal_replay_resume()")
+        until(lambda: ask(target, FILLED) != [(filled,)])
+        told = len(filling.told)
+        ask(standby, "SELECT pg_wal_replay_pause()")
+        until(lambda: any(progress.throttled for progress in filling.told[told:]))
+    filling.end()
+    assert ask(target, WRONG) == [(0,)]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_ledger_of_version_1_is_read_and_brought_up(database: Target) -> None:
