@@ -17,8 +17,8 @@ import os
 import re
 import secrets
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -40,9 +40,11 @@ from tasks.planning.errors import (
     MigrationError,
     MissingPrivilege,
     SchemaChanged,
+    SpecError,
     Unsupported,
 )
 from tasks.planning.names import LOCKSTEP_SCHEMA, display
+from tasks.planning.objects.effects import role_names
 from tasks.planning.schema_hash import catalog_text, describe_difference, digest
 
 SCRATCH_PREFIX = "lockstep_scratch_"
@@ -97,6 +99,8 @@ class SchemaClone:
             _drop_abandoned(self._scratch)
         try:
             statements = _statements(dump_schema(self.target))
+            if self._embedded:
+                self._take_over_roles(statements)
             template = self._create(self._name, template="template0")
             _restore(statements, template, self.target)
             self._live = self._compare(template)
@@ -110,11 +114,31 @@ class SchemaClone:
     ) -> None:
         self._drop_all()
 
+    def require_roles(self, names: Collection[str]) -> None:
+        """See to it that roles of the live server are on the scratch server too, without rights.
+
+        Raises `SpecError` for one that the live server does not have.
+        """
+        with connect(self.target, role="plan") as conn:
+            missing = frozenset(names) - _names(conn, "SELECT rolname FROM pg_roles")
+        if missing:
+            raise SpecError(
+                f"The change names the role {', '.join(sorted(missing))}, which {self.target.name!r} does not have.",
+                remedy="Create the role first: it belongs to the whole server.",
+            )
+        with connect(self._scratch, role="scratch") as conn:
+            _create_roles(conn, names)
+
     def fresh(self) -> Target:
         """Return a new scratch database with the live schema; it is dropped at exit, with whoever is connected."""
         if self._live is None:
             raise RuntimeError("SchemaClone is used outside its with block")
         return self._create(f"{self._name}_{len(self._made)}", template=self._name)
+
+    def _take_over_roles(self, statements: list[parser.Parsed]) -> None:
+        """Create the roles that policies name; a dump has none, as they belong to the server."""
+        with connect(self._scratch, role="scratch") as conn:
+            _create_roles(conn, {role for item in statements for role in role_names(item.node)})
 
     def _create(self, name: str, *, template: str) -> Target:
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8'").format(
@@ -306,6 +330,13 @@ def _restore_invalid(conn: psycopg.Connection[TupleRow], live: Catalog) -> None:
                 with contextlib.suppress(psycopg.errors.InsufficientPrivilege), conn.transaction():
                     conn.execute(index.definition.encode())
                     conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(%s)", (name,))
+
+
+def _create_roles(conn: psycopg.Connection[TupleRow], names: Collection[str]) -> None:
+    for name in sorted(frozenset(names) - _names(conn, "SELECT rolname FROM pg_roles")):
+        # Another planner may be about to create the same.
+        with suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+            conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(name)))
 
 
 def _names(conn: psycopg.Connection[TupleRow], query: str) -> frozenset[str]:

@@ -7,6 +7,7 @@ real rows (read-only), build the plan, prove it on further clones. The live data
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -20,11 +21,14 @@ from tasks.database.inspection import check_privileges, require_usable
 from tasks.database.mappings import Mappings
 from tasks.database.proof import prove
 from tasks.database.retyping import direct_retypes
-from tasks.database.trace import apply_change
+from tasks.database.trace import Trace, trace_change
 from tasks.planning.catalog import Catalog
 from tasks.planning.errors import SpecError
 from tasks.planning.intent import intent_of
 from tasks.planning.meaning import changes, settled
+from tasks.planning.objects.effects import roles_of
+from tasks.planning.objects.meant import Meant
+from tasks.planning.objects.privileges import all_grants, grantees
 from tasks.planning.plan import Note, Plan
 from tasks.planning.planner import all_drafts, make_plan, touched_tables
 from tasks.planning.retyping import require_word, retyped_columns
@@ -54,21 +58,21 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
             return done
         settings = (*PINNED, ("search_path", _search_path(live)))
     with scratch_place(target, facts) as place, SchemaClone(target, place) as clone:
-        before, after = _meaning(clone, parsed, settings)
-        differences = changes(before, after)
-        before = _as_live(before, clone.live)
+        trace = _meaning(clone, parsed, settings)
+        before, after = _as_live(trace.before, clone.live), trace.after
+        meant = Meant(changes(trace.before, trace.after), trace.effects)
         intent = intent_of(loaded, target.name, before, settings)
-        tables = touched_tables(intent, differences)
+        tables = touched_tables(intent, meant)
         retyped = retyped_columns(before, after)
         require_word(retyped, intent.words)
         direct = direct_retypes(clone, settings, retyped, after, intent.using, intent.wanted)
         found = all_drafts(intent, before, after, tables, direct)
         mappings = Mappings(clone, parsed, intent, before, after)
         with connect(target, role="plan", settings=settings) as live:
-            check_privileges(live, tables)
+            check_privileges(live, (*tables, *meant.touched))
             canonical = mappings.canonical(found)
             notes = (*mappings.probe(live, found, canonical), *_foreseen(target, intent.throttle))
-        made = make_plan(intent, before, after, differences, found, canonical, notes, direct)
+        made = make_plan(intent, before, after, meant, found, canonical, notes, direct)
         return prove(made, clone, after)
 
 
@@ -111,22 +115,25 @@ def _search_path(live: psycopg.Connection[TupleRow]) -> str:
     return str(row[0]) if row else "public"
 
 
-def _meaning(
-    clone: SchemaClone, parsed: Sequence[Statement], settings: Sequence[tuple[str, str]]
-) -> tuple[Catalog, Catalog]:
+def _meaning(clone: SchemaClone, parsed: Sequence[Statement], settings: Sequence[tuple[str, str]]) -> Trace:
+    """Run the change on a clone that has the live privileges, so that what is granted and revoked shows there."""
+    owners = {table.owner for table in clone.live.tables}
+    clone.require_roles(roles_of(parsed) | grantees(clone.live) | owners)
     with connect(clone.fresh(), role="oracle") as connection:
-        before, after = apply_change(connection, parsed, settings)
-    return before, settled(before, after)
+        for grant in all_grants(clone.live):
+            connection.execute(grant.encode())
+        trace = trace_change(connection, parsed, settings)
+    return replace(trace, after=settled(trace.before, trace.after))
 
 
 def _as_live(before: Catalog, live: Catalog) -> Catalog:
-    """Return the clone's catalog with the live tables' rows, bytes and publications: a clone has none."""
-    known = []
+    """Return the clone's catalog with what a clone does not have: sizes, owners, privileges, publications."""
+    tables = []
     for table in before.tables:
         found = live.table(table.name)
         if found is not None:
             published = tuple(item for item in found.dependents if item.kind == "publication")
-            facts = {"rows": found.rows, "bytes": found.bytes, "dependents": (*table.dependents, *published)}
-            table = table.model_copy(update=facts)
-        known.append(table)
-    return before.model_copy(update={"tables": tuple(known)})
+            kept = {field: getattr(found, field) for field in ("rows", "bytes", "owner", "grants")}
+            table = table.model_copy(update={**kept, "dependents": (*table.dependents, *published)})
+        tables.append(table)
+    return before.model_copy(update={"tables": tuple(tables)})

@@ -40,7 +40,7 @@ from tasks.planning.plan import (
     Step,
     Transaction,
 )
-from tasks.planning.schema_hash import describe_difference, digest, schema_hash, schema_text
+from tasks.planning.schema_hash import catalog_text, describe_difference, digest, schema_hash, schema_text
 
 REHEARSED_AFTER = ("expand", "switch")
 
@@ -61,7 +61,7 @@ def prove(plan: Plan, clone: SchemaClone, target: Catalog) -> Plan:
                 "phases": _carry_out(plan, connection, start),
             }
         )
-        _compare("the plan", schema_text(target, plan.scope), schema_text(snapshot(connection), plan.scope))
+        _compare("the plan", catalog_text(target), catalog_text(snapshot(connection)))
     with connect(clone.fresh(), role="proof", settings=plan.settings) as connection:
         _prepare(connection)
         notes = tuple(_rehearsed(table, rows) for table, rows in _there_and_back(plan, connection, target).items())
@@ -162,7 +162,9 @@ def _files(connection: psycopg.Connection[TupleRow], scope: Sequence[TableName])
     found = {}
     for name in scope:
         row = connection.execute(
-            "SELECT pg_relation_filenode(to_regclass(%s))", (name.identifier.as_string(connection),)
+            # A sequence is one row: it may be written anew.
+            "SELECT pg_relation_filenode(oid) FROM pg_class WHERE oid = to_regclass(%s) AND relkind <> 'S'",
+            (name.identifier.as_string(connection),),
         ).fetchone()
         if row is not None and row[0] is not None:
             found[name] = row[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -11,31 +13,85 @@ from tasks.database.catalog import snapshot
 from tasks.database.connection import limits
 from tasks.planning.catalog import Catalog
 from tasks.planning.errors import SpecError
-from tasks.planning.statements import Statement
+from tasks.planning.meaning import changes
+from tasks.planning.names import TableName
+from tasks.planning.objects.effects import Effect, Sorter
+from tasks.planning.plan import LOCK_ORDER, LockMode, LockUse
+from tasks.planning.statements import Statement, search_path_of
 
 LOCK_TIMEOUT_MS = 5_000
 STATEMENT_TIMEOUT_MS = 60_000
 """On an empty clone nothing waits and nothing is long: these only bound what should not happen."""
 
 
-def apply_change(
-    conn: psycopg.Connection[TupleRow], statements: Sequence[Statement], settings: Sequence[tuple[str, str]] = ()
-) -> tuple[Catalog, Catalog]:
-    """Return the catalogs before and after the statements, which are run in one transaction and rolled back.
+OWN_LOCKS = (files("tasks.database") / "sql" / "own_locks.sql").read_bytes()
 
-    ``conn`` is an idle connection to a clone; ``settings`` (search_path, TimeZone …) hold for this transaction.
-    CONCURRENTLY is left out. Raises `SpecError` with the statement's number and line and the server's message.
+
+@dataclass(frozen=True)
+class Trace:
+    """What the change did: the catalogs around it, and around each statement that is run as it is written."""
+
+    before: Catalog
+    after: Catalog
+    effects: tuple[Effect, ...]
+
+
+def trace_change(
+    conn: psycopg.Connection[TupleRow], statements: Sequence[Statement], settings: Sequence[tuple[str, str]] = ()
+) -> Trace:
+    """Run the statements on a clone, each in a transaction of its own, and return what they did.
+
+    ``conn`` is an idle connection to a clone that is thrown away afterwards: the statements are committed, since a
+    value that is added to an enum cannot be used before. ``settings`` (search_path, TimeZone …) hold for each of
+    them. CONCURRENTLY is left out.
+
+    Raises:
+        SpecError: a statement fails; with its number and line and the server's message.
+        Unsupported: a statement that is neither a room's nor run as it is written.
     """
-    with conn.transaction(force_rollback=True):
+    sorter = Sorter(search_path_of(settings))
+    before = now = snapshot(conn)
+    effects: list[Effect] = []
+    current, leads = True, True
+    for number, statement in enumerate(statements, start=1):
+        if not current:
+            now = snapshot(conn)
+        current = sorter.is_as_written(statement, now)
+        leads = leads and current
+        locks = _run(conn, statement, number, settings)
+        if current:
+            earlier, now = now, snapshot(conn)
+            did = changes(earlier, now)
+            sorter.learn(did)
+            effects.append(Effect(statement, earlier, now, did, locks, number - 1, leads))
+    return Trace(before, now if current else snapshot(conn), tuple(effects))
+
+
+def _run(
+    conn: psycopg.Connection[TupleRow], statement: Statement, number: int, settings: Sequence[tuple[str, str]]
+) -> tuple[LockUse, ...]:
+    """Run and commit one statement; return the strongest lock that it took on each relation that was there."""
+    with conn.transaction():
         limits(conn, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
         for name, value in settings:
             conn.execute("SELECT set_config(%s, %s, true)", (name, value))
-        before = snapshot(conn)
-        for number, statement in enumerate(statements, start=1):
-            run_statement(conn, statement, number)
-        # Constraints and triggers that wait for the commit would otherwise speak up only when it is for real.
+        last = conn.execute("SELECT coalesce(max(oid), 0) FROM pg_class").fetchone()
+        run_statement(conn, statement, number)
+        # Constraints and triggers that wait for the commit speak up now, where the statement can be named.
         conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        return before, snapshot(conn)
+        found = conn.execute(OWN_LOCKS, {"last": last[0] if last else 0}).fetchall()
+    strongest: dict[TableName, LockUse] = {}
+    for schema, name, mode in found:
+        lock = LockUse(table=TableName(schema, name), mode=_mode(mode))
+        known = strongest.get(lock.table)
+        if known is None or LOCK_ORDER.index(lock.mode) > LOCK_ORDER.index(known.mode):
+            strongest[lock.table] = lock
+    return tuple(lock for _, lock in sorted(strongest.items()) if lock.mode != "ACCESS SHARE")
+
+
+def _mode(printed: str) -> LockMode:
+    """Return ShareRowExclusiveLock as SHARE ROW EXCLUSIVE."""
+    return next(mode for mode in LOCK_ORDER if f"{mode.title().replace(' ', '')}Lock" == printed)
 
 
 def run_statement(conn: psycopg.Connection[TupleRow], statement: Statement, number: int) -> None:

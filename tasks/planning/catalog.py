@@ -148,6 +148,8 @@ class SchemaObject(Snapshot):
     name: str
     oid: int
     definition: str
+    columns: tuple[str, ...] = ()
+    """Of a view, its output columns in order, each as its name, a tab and its type."""
 
 
 class Catalog(Snapshot):

@@ -12,7 +12,7 @@ from tasks.planning.names import TableName, display
 from tasks.planning.parser import column_references
 from tasks.planning.plan import Severity
 from tasks.planning.spec import LoadedSpec, table_name
-from tasks.planning.statements import Rebuild, Statement, find_table, using_expressions
+from tasks.planning.statements import Rebuild, Statement, find_table, search_path_of, using_expressions
 from tasks.planning.strategies.expand_contract.mapping import Wanted
 from tasks.planning.throttle import Limits
 from tasks.planning.windows import Window
@@ -106,8 +106,7 @@ class _Names:
 
     def __init__(self, catalog: Catalog, settings: Sequence[tuple[str, str]]) -> None:
         self._catalog = catalog
-        path = dict(settings).get("search_path", "public")
-        self.path = tuple(part.strip().strip('"') for part in path.split(",") if part.strip() != '"$user"')
+        self.path = search_path_of(settings)
 
     def table(self, written: TableName, where: str) -> Table:
         found = find_table(self._catalog, written, self.path)

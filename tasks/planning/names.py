@@ -46,6 +46,11 @@ def display(identifier: str) -> str:
     return identifier if plain and not identifier[0].isdigit() else sql.Identifier(identifier).as_string()
 
 
+def unquoted(printed: str) -> str:
+    """Return the name that the server's quote_ident printed."""
+    return printed[1:-1].replace('""', '"') if printed.startswith('"') else printed
+
+
 def short_hash(*parts: str) -> str:
     """Return 10 hexadecimal digits that are the same for the same parts, in every run."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:10]

@@ -6,7 +6,7 @@ equal.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +25,9 @@ LockMode = Literal[
     "ACCESS SHARE", "ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE",
     "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE",
 ]  # fmt: skip
+
+LOCK_ORDER: tuple[LockMode, ...] = get_args(LockMode)
+"""From the weakest lock to the strongest."""
 
 
 class LockUse(Part):

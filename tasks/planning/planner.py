@@ -7,6 +7,7 @@ clone and fills in the schema hashes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tasks.planning import retyping
 from tasks.planning.catalog import Catalog, Column, Constraint, Table
@@ -21,19 +22,25 @@ from tasks.planning.change import (
     IndexAdded,
     IndexChanged,
     IndexDropped,
+    TableRenamed,
 )
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.expressions import inline
 from tasks.planning.fit import window_notes
 from tasks.planning.intent import Intent
 from tasks.planning.names import TableName, display
+from tasks.planning.objects.meant import Meant
 from tasks.planning.parser import column_references
 from tasks.planning.plan import Assignment, Note, Plan
 from tasks.planning.retyping import DirectRetype
+from tasks.planning.strategies.expand_contract import rename_table
+from tasks.planning.strategies.expand_contract.apart import Apart
 from tasks.planning.strategies.expand_contract.contribution import TableChange, check_expression
+from tasks.planning.strategies.expand_contract.dependents import carry
 from tasks.planning.strategies.expand_contract.kept import added_constraints
 from tasks.planning.strategies.expand_contract.mapping import Canonical, Draft, Group, Side, drafts
-from tasks.planning.strategies.expand_contract.phases import assemble, work_on
+from tasks.planning.strategies.expand_contract.objects import standing_apart
+from tasks.planning.strategies.expand_contract.phases import assemble, opens_switch, work_on
 from tasks.planning.strategies.expand_contract.reverse import reverse_spec
 from tasks.planning.strategies.expand_contract.work import Surroundings, Work
 
@@ -41,8 +48,11 @@ Way = tuple[TableName, str, str]
 """(table, ``up`` or ``down``, column that receives the value)."""
 
 
-def changed_tables(found: Sequence[Change]) -> tuple[TableName, ...]:
-    """Return the tables that the change touches, sorted; refuse by name whatever no room carries out yet."""
+def changed_tables(meant: Meant) -> tuple[TableName, ...]:
+    """Return the tables whose rooms carry something out, sorted; refuse by name what nothing carries out."""
+    for renamed in meant.renamed:
+        rename_table.refuse_mixed(renamed, meant.changes)
+    found = [change for change in meant.changes if not _is_apart(change, meant)]
     for change in found:
         match change:
             case ColumnAdded() | ColumnDropped():
@@ -68,9 +78,18 @@ def changed_tables(found: Sequence[Change]) -> tuple[TableName, ...]:
     return tuple(sorted({change.table for change in found if isinstance(change, _TABLE_CHANGES)}))
 
 
-def touched_tables(intent: Intent, found: Sequence[Change]) -> tuple[TableName, ...]:
-    """Return the tables that the change touches or rebuilds indexes of, sorted."""
-    return tuple(sorted({*changed_tables(found), *intent.reindexed}))
+def touched_tables(intent: Intent, meant: Meant) -> tuple[TableName, ...]:
+    """Return the tables whose rooms carry something out, those of rebuilt indexes included, sorted."""
+    return tuple(sorted({*changed_tables(meant), *intent.reindexed}))
+
+
+def _is_apart(change: Change, meant: Meant) -> bool:
+    """Whether a difference is made by a statement that runs as written, or by the rename of a table."""
+    return (
+        isinstance(change, TableRenamed)
+        or meant.explains(change)
+        or any(rename_table.belongs_to(renamed, change) for renamed in meant.renamed)
+    )
 
 
 _TABLE_CHANGES = (
@@ -122,7 +141,7 @@ def _refuse_domains_without_null(draft: Draft, before: Catalog, after: Catalog) 
 
 
 def make_plan(
-    intent: Intent, before: Catalog, after: Catalog, changes: Sequence[Change],
+    intent: Intent, before: Catalog, after: Catalog, meant: Meant,
     found: Sequence[Draft], canonical: Mapping[Way, Canonical], notes: Sequence[Note] = (),
     direct: Sequence[DirectRetype] = (),
 ) -> Plan:  # fmt: skip
@@ -134,33 +153,35 @@ def make_plan(
         Unsupported: something that this version does not carry out, by name.
         SpecError: the spec contradicts the database.
     """
-    tables = touched_tables(intent, changes)
-    _refuse_divided(before, changes, intent)
-    works = [
-        work_on(
-            _table_change(
-                intent, before, after, name, changes, [d for d in found if d.table == name], canonical, direct
-            )
-        )
-        for name in tables
-    ]
+    tables = touched_tables(intent, meant)
+    _refuse_divided(before, meant.changes, intent)
+    works = []
+    apart = Apart()
+    for name in tables:
+        drafted = [d for d in found if d.table == name]
+        change = _table_change(intent, before, after, name, meant.changes, drafted, canonical, direct)
+        carried = carry(change, before, after, meant)
+        works.append(work_on(change, carried.parts))
+        apart += carried.apart
     _refuse_moving_references(works)
-    phases = assemble(works, _surroundings(intent, before, after, tables))
+    apart = _distinct(apart) + standing_apart(intent.name, before, after, meant, has_switch=opens_switch(works))
+    phases = assemble(works, _surroundings(intent, before, after, tables), apart)
+    touched = {*tables, *meant.touched, *(item.after for item in meant.renamed)}
     groups = tuple(group.as_plan() for work in works for group in work.change.groups)
     additive = not any(phase.name == "contract" for phase in phases)
     return Plan(
         name=intent.name,
         database=intent.database,
         strategy="direct" if additive else "expand-contract",
-        why=_why(works, additive),
+        why=_why(works, apart, additive),
         change=intent.change,
         change_hash=intent.change_hash,
         server_version=before.server_version,
         phases=phases,
         groups=groups,
-        tables=tuple(tables),
+        tables=tuple(sorted(touched)),
         personal=tuple(sorted(intent.personal)),
-        scope=tuple(tables),
+        scope=tuple(sorted({*touched, *meant.names})),
         settings=intent.settings,
         soak_seconds=intent.soak_seconds,
         window=intent.window,
@@ -172,9 +193,10 @@ def make_plan(
             *_upsert_notes(works),
             *(note for work in works for note in work.parts.notes),
             *window_notes(intent.window, phases),
+            *apart.notes,
         ),
         reverse=""
-        if additive and not direct
+        if not works or (additive and not direct)
         else reverse_spec(intent.name, intent.database, [work.change for work in works]),
     )
 
@@ -317,9 +339,16 @@ def _surroundings(intent: Intent, before: Catalog, after: Catalog, tables: Seque
     )
 
 
-def _why(works: Sequence[Work], additive: bool) -> str:
+def _distinct(apart: Apart) -> Apart:
+    """A view over two changed tables follows once."""
+    return replace(apart, switch=tuple({step.id: step for step in apart.switch}.values()))
+
+
+def _why(works: Sequence[Work], apart: Apart, additive: bool) -> str:
     names = ", ".join(str(work.change.name) for work in works)
     retyped = [str(retype.column) for work in works for retype in work.change.direct]
+    if additive and not works:
+        return "The running application does not use what the change adds, so it can be added as it is."
     if additive and retyped:
         return (
             f"Everything on {names} can be done beside the running application, or changed in the server's catalog "
@@ -342,6 +371,9 @@ def _why(works: Sequence[Work], additive: bool) -> str:
     parts += [f"columns that the old version still uses and that go ({', '.join(dropped)})"] if dropped else []
     demands = [demand for work in works for demand in work.parts.demands]
     parts += [f"demands that the old version need not keep to ({'; '.join(demands)})"] if demands else []
+    parts += [f"tables under a new name ({', '.join(map(str, apart.renamed))})"] if apart.renamed else []
+    if apart.has_contract and not apart.renamed:
+        parts.append("things to take away that the old version may still use")
     return "The change has " + " and ".join(parts or ["names or indexes that the old version may rely on"]) + "."
 
 

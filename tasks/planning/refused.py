@@ -11,12 +11,16 @@ _OPAQUE = "Write the schema statements that it would run: what a block of code d
 _SETTING = (
     "Remove it: Lockstep sets timeouts and pins the settings itself; write schema-qualified names for search_path."
 )
+_FROM_QUERY = (
+    "Create the table with its columns, then fill it apart from the migration; create a materialized view by itself,"
+    " WITH NO DATA, and refresh it."
+)
 _CLUSTER = "Run it by itself before the migration: it concerns the whole server, not this database's schema."
 _MAINTENANCE = "Remove it: Lockstep analyses what it fills; run other maintenance by itself."
 
 REFUSED: dict[str, str] = {
     **dict.fromkeys(("insert", "update", "delete", "merge", "copy", "truncate"), _DATA),
-    **dict.fromkeys(("create_table_as",), "Create the table with its columns, then fill it apart from the migration."),
+    **dict.fromkeys(("create_table_as",), _FROM_QUERY),
     **dict.fromkeys(
         ("select", "explain", "show", "declare_cursor", "fetch", "close_portal", "listen", "unlisten", "notify"),
         _NO_SCHEMA,

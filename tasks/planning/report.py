@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tasks.planning.catalog import Catalog, Constraint, Table
 from tasks.planning.names import TableName
 from tasks.planning.plan import (
+    LOCK_ORDER,
     Action,
     Analyze,
     Backfill,
@@ -31,9 +32,6 @@ from tasks.planning.plan import (
     Step,
     Transaction,
 )
-
-LOCK_ORDER: tuple[LockMode, ...] = get_args(LockMode)
-"""From the weakest lock to the strongest."""
 
 LONGEST_UNDO = 120
 """Characters of an undo statement that the rollback table shows; a function's whole body is no help there."""

@@ -7,6 +7,7 @@ out are also
 - Lockstep's own objects: the marker column and triggers, constraints and indexes named ``lockstep_*``;
 - what a schema-only clone cannot carry, so that the live database and its clone compare equal: owners, privileges,
   tablespaces, publications;
+- the values of enums, which can be added but never taken away: `catalog_text` has them;
 - how one server version prints a query differently from another (`definitions.version_free`).
 
 Whether an index or a constraint is valid is part of it.
@@ -45,14 +46,18 @@ def digest(text: str) -> str:
 def schema_text(catalog: Catalog, scope: Sequence[TableName]) -> str:
     """Return the canonical text of the scope's tables and of what they name or are named by; one fact a line.
 
-    A table of the scope that does not exist is a line of its own, so that creating or dropping it is a difference.
+    A name of the scope that is no table is a line of its own, so that creating or dropping it is a difference; what
+    else has that name, a view or a function, follows as any object that is named.
     """
     lines: list[str] = []
     tables = {table.name: table for table in catalog.tables}
     references = _references(catalog)
     for name in sorted(set(scope)):
         table = tables.get(name)
-        lines.extend(_table_lines(table) if table else [f"table {name} does not exist"])
+        if table is None:
+            lines.append(f"{name}: no table")
+        else:
+            lines.extend(_table_lines(table))
         lines.extend(sorted(references[name]))
     lines.extend(_named_objects(lines, catalog.objects))
     return "\n".join(lines) + "\n"
@@ -148,9 +153,11 @@ def _dependent_line(table: str, item: Dependent) -> str:
 
 
 def catalog_text(catalog: Catalog) -> str:
-    """Return the canonical text of the whole catalog: all tables, and also the objects that no table names."""
+    """Return the canonical text of the whole catalog: all tables, the objects that no table names, all enum values."""
     tables = schema_text(catalog, [table.name for table in catalog.tables])
-    return tables + "".join(sorted(f"{_object_line(item)}\n" for item in catalog.objects if _is_described(item)))
+    lines = [_object_line(item) for item in catalog.objects if _is_described(item)]
+    lines += [_line("values of", item.name, item.definition) for item in catalog.objects if item.kind == "enum"]
+    return tables + "".join(sorted(f"{line}\n" for line in lines))
 
 
 def _named_objects(lines: Sequence[str], objects: Iterable[SchemaObject]) -> list[str]:
@@ -184,6 +191,9 @@ def _object_line(item: SchemaObject) -> str:
 
 
 def _definition(item: SchemaObject | Dependent) -> str:
+    if item.kind == "enum":
+        # Values only ever come, and nobody can take one away again: not even going back.
+        return item.definition.partition(" (")[0]
     return _version_free(item.definition) if item.kind in QUERY_KINDS else item.definition
 
 

@@ -69,7 +69,10 @@ class Statement(BaseModel):
     rebuild: Rebuild | None = None
     concurrent: bool = False
     transactional_sql: str = ""
-    """What the clone runs inside a transaction: ``sql``, or its form without CONCURRENTLY."""
+    """What runs inside a transaction: ``sql``, or its form without CONCURRENTLY, or with IF NOT EXISTS.
+
+    A value of an enum stays when a migration is rolled back, and the next run must not stumble over it.
+    """
 
 
 def parse_change(text: str, *, source: str, first_line: int = 1) -> tuple[Statement, ...]:
@@ -118,6 +121,12 @@ def find_table(catalog: Catalog, written: TableName, search_path: Sequence[str] 
     """Return the table that a written name means: the first of ``search_path`` where no schema was written."""
     schemas = (written.schema,) if written.schema else search_path
     return next((table for s in schemas if (table := catalog.table(TableName(s, written.name)))), None)
+
+
+def search_path_of(settings: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the schemas of the pinned search_path, in order, without those that depend on the role."""
+    path = dict(settings).get("search_path", "public")
+    return tuple(part.strip().strip('"') for part in path.split(",") if part.strip() != '"$user"')
 
 
 # ------------------------------------------------------------------------------------------------ classification
@@ -173,14 +182,16 @@ def _statement(item: parser.Parsed, text: str, source: str, first_line: int) -> 
         renames=tuple(_renames(item, kind)),
         rebuild=rebuild,
         concurrent=concurrent,
-        transactional_sql=_in_transaction(item, rebuild, is_concurrent=concurrent),
+        transactional_sql=_in_transaction(item, kind, rebuild, is_concurrent=concurrent),
     )
 
 
-def _in_transaction(item: parser.Parsed, rebuild: Rebuild | None, *, is_concurrent: bool) -> str:
+def _in_transaction(item: parser.Parsed, kind: str, rebuild: Rebuild | None, *, is_concurrent: bool) -> str:
     if rebuild is not None:
         name = sql.Identifier(*(part for part in rebuild.name if part)).as_string()
         return f"REINDEX {rebuild.kind.upper()} {name}"
+    if kind == "alter_enum" and not item.node.old_val and not item.node.skip_if_new_val_exists:
+        return _if_not_exists(item.text)
     return parser.without_concurrently(item.text) if is_concurrent else item.text
 
 
@@ -220,6 +231,13 @@ def _kind(item: parser.Parsed) -> str:
             return f"create_{_object(node, 'kind')}"
         case _:
             return _KINDS.get(base, base)
+
+
+def _if_not_exists(text: str) -> str:
+    """Return ALTER TYPE … ADD VALUE as one that does nothing where the value is there already."""
+    end = next(token.start + len("VALUE") for token in parser.tokens(text) if token.word == "VALUE")
+    source = text.encode()
+    return f"{source[:end].decode()} IF NOT EXISTS{source[end:].decode()}"
 
 
 def _object(node: Node, field: str) -> str:

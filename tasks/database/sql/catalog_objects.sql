@@ -3,13 +3,15 @@ WITH own AS (
     SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'lockstep')
 ),
 members AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e')
-SELECT 'schema' AS kind, quote_ident(nspname) AS name, oid::bigint AS oid, 'CREATE SCHEMA ' || quote_ident(nspname) AS definition
+SELECT
+    'schema' AS kind, quote_ident(nspname) AS name, oid::bigint AS oid, 'CREATE SCHEMA ' || quote_ident(nspname) AS definition,
+    '{}'::text[] AS columns
 FROM own AS o
 WHERE ('pg_namespace'::regclass::oid, o.oid) NOT IN (SELECT classid, objid FROM members)
 UNION ALL
 SELECT
     'extension', quote_ident(e.extname), e.oid::bigint,
-    format('CREATE EXTENSION %I WITH SCHEMA %I VERSION %L', e.extname, n.nspname, e.extversion)
+    format('CREATE EXTENSION %I WITH SCHEMA %I VERSION %L', e.extname, n.nspname, e.extversion), '{}'
 FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
 WHERE e.extname <> 'plpgsql'
 UNION ALL
@@ -32,7 +34,11 @@ SELECT
             UNION ALL
             SELECT rtrim(pg_get_ruledef(r.oid), ';') FROM pg_rewrite AS r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN'
         ) AS more (statement)
-    ), '')
+    ), ''),
+    array(
+        SELECT a.attname || E'\t' || format_type(a.atttypid, a.atttypmod)
+        FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+    )
 FROM pg_class AS c JOIN own AS o ON o.oid = c.relnamespace
 WHERE c.relkind IN ('v', 'm') AND ('pg_class'::regclass::oid, c.oid) NOT IN (SELECT classid, objid FROM members)
 UNION ALL
@@ -51,7 +57,7 @@ SELECT
         JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
             AND d.deptype IN ('a', 'i')
-    ), '')
+    ), ''), '{}'
 FROM pg_class AS c
 JOIN pg_sequence AS s ON s.seqrelid = c.oid
 JOIN own AS o ON o.oid = c.relnamespace
@@ -69,7 +75,7 @@ SELECT
             ) FROM pg_aggregate AS g WHERE g.aggfnoid = f.oid
         )
         ELSE pg_get_functiondef(f.oid)
-    END
+    END, '{}'
 FROM pg_proc AS f JOIN own AS o ON o.oid = f.pronamespace
 -- 'i': the constructors of a range type come and go with it.
 WHERE NOT EXISTS (
@@ -105,7 +111,7 @@ SELECT
             FROM pg_range AS r WHERE r.rngtypid = t.oid
         )
         ELSE format('CREATE TYPE %I.%I (INPUT = %s, OUTPUT = %s)', o.nspname, t.typname, t.typinput, t.typoutput)
-    END
+    END, '{}'
 FROM pg_type AS t
 JOIN own AS o ON o.oid = t.typnamespace
 LEFT JOIN pg_type AS base ON base.oid = t.typbasetype

@@ -142,6 +142,7 @@ def contract_gate(
     promised: Promised,
     asked: Sequence[Coming] = (),
     *,
+    counted: Sequence[TableName] = (),
     quiet_seconds: int = QUIET_SECONDS,
 ) -> Gate:
     """Return the gate before the old shape is removed: equal still, and nobody writes the old shape.
@@ -149,7 +150,8 @@ def contract_gate(
     ``asked`` are the demands on columns that stay, which are made next: every row has to keep to them by now.
 
     A value that the old shape cannot hold is a warning here: contract keeps the value, and only going back loses it.
-    A one-way group is not compared any more: the new application writes its columns as it likes.
+    A one-way group is not compared any more: the new application writes its columns as it likes. ``counted`` are
+    tables that go altogether.
     """
     mapped = set(_mapped(groups))
     changed = [table for table in scope.changed if table.name in mapped]
@@ -164,7 +166,7 @@ def contract_gate(
             *_parity(scope, [group for group in groups if group.down], left_out=DOWN_BITS),
             *_index_validity(scope, promised),
             *_constraint_validity(promised),
-            *(old_writers(migration, table, quiet_seconds) for table in _mapped(groups)),
+            *(old_writers(migration, table, quiet_seconds) for table in (*_mapped(groups), *counted)),
             *_as_coming(_coming(scope, asked)),
         ),
     )

@@ -95,13 +95,6 @@ def _marker(change: TableChange) -> Contribution:
 
 def _refuse_dropping(change: TableChange, column: Column) -> None:
     where = f"{change.name}.{display(column.name)}"
-    for dependent in change.before.dependents:
-        if column.name in dependent.columns:
-            raise Unsupported(
-                f"changing {where} while the {dependent.kind} {dependent.name} depends on it",
-                instead=f"Drop the {dependent.kind} first and create it again after contract; carrying it along comes "
-                "in a later version of Lockstep.",
-            )
     if column.identity or column.generated:
         raise Unsupported(
             f"changing the {'identity' if column.identity else 'generated'} column {where}",

@@ -178,6 +178,9 @@ class Contribution:
         return Contribution(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
+NOTHING = Contribution()
+
+
 def short_step(
     change: TableChange, id_: str, title: str, statements: tuple[str, ...], *,
     undo: tuple[Action, ...] | Irreversible = (), mode: LockMode = "ACCESS EXCLUSIVE",

@@ -22,6 +22,7 @@ from tasks.planning.checks.uniqueness import unique_key
 from tasks.planning.names import TableName
 from tasks.planning.plan import BuildIndex, Gate, MappedGroup
 from tasks.planning.strategies.expand_contract import demands
+from tasks.planning.strategies.expand_contract.apart import Apart
 from tasks.planning.strategies.expand_contract.contribution import check_expression
 from tasks.planning.strategies.expand_contract.kept import dropped_constraints, dropped_indexes
 from tasks.planning.strategies.expand_contract.work import Surroundings, Work
@@ -31,9 +32,11 @@ class Gates:
     """The gates of one migration, over the tables as they are before, during and after."""
 
     def __init__(
-        self, works: Sequence[Work], around: Surroundings, groups: tuple[MappedGroup, ...], *, has_switch: bool
-    ) -> None:
+        self, works: Sequence[Work], around: Surroundings, groups: tuple[MappedGroup, ...], apart: Apart, *,
+        has_switch: bool,
+    ) -> None:  # fmt: skip
         self._has_switch = has_switch
+        self._counted = apart.counted
         self._works = works
         self._around = around
         self._groups = groups
@@ -54,7 +57,8 @@ class Gates:
 
     def contract(self) -> Gate:
         asked = [self._asked(work) for work in self._works]
-        return contract_gate(self._around.migration, self._scope(self._during), self._groups, self._promised(), asked)
+        scope, promised = self._scope(self._during), self._promised()
+        return contract_gate(self._around.migration, scope, self._groups, promised, asked, counted=self._counted)
 
     def final(self) -> Gate:
         tables = {work.change.name: work.change.after for work in self._works}

@@ -31,9 +31,11 @@ from tasks.planning.strategies.expand_contract import (
     retype,
     sync,
 )
+from tasks.planning.strategies.expand_contract.apart import NOTHING_APART, Apart
 from tasks.planning.strategies.expand_contract.contribution import (
     BACKFILL_ROWS_PER_SECOND,
     LONG_STATEMENT_TIMEOUT_MS,
+    NOTHING,
     PATIENT_LOCK_TIMEOUT_MS,
     SHORT_LOCK_TIMEOUT_MS,
     Contribution,
@@ -61,32 +63,39 @@ ROOMS: tuple[Callable[[TableChange], Contribution], ...] = (
 """One room a kind of change; a new kind is a new room here."""
 
 
-def work_on(change: TableChange) -> Work:
+def opens_switch(works: Sequence[Work]) -> bool:
+    """Whether the tables' own changes have a switch: a contract, and something to be let in or two shapes before it."""
+    ends = any(work.has_sync or work.ends for work in works)
+    return ends and (bool(_let_in(works)) or any(work.has_two_shapes for work in works))
+
+
+def work_on(change: TableChange, carried: Contribution = NOTHING) -> Work:
+    """Return what the rooms contribute, and after them what is carried along for others."""
     total = Contribution()
     for room in ROOMS:
         total += room(change)
-    return Work(change, total)
+    return Work(change, total + carried)
 
 
-def assemble(works: Sequence[Work], around: Surroundings) -> tuple[Phase, ...]:
+def assemble(works: Sequence[Work], around: Surroundings, apart: Apart = NOTHING_APART) -> tuple[Phase, ...]:
     """Return the phases, without schema hashes; a phase that has nothing to do is left out."""
     groups = tuple(group.as_plan() for work in works for group in work.change.groups)
     let_in = _let_in(works)
-    has_contract = bool(groups) or any(work.ends for work in works)
-    has_switch = has_contract and (bool(let_in) or any(work.has_two_shapes for work in works))
-    gates = Gates(works, around, groups, has_switch=has_switch)
-    phases = [_expand(works, gates)]
+    has_contract = bool(groups) or any(work.ends for work in works) or apart.has_contract
+    has_switch = opens_switch(works) or bool(apart.switch) or apart.has_contract
+    gates = Gates(works, around, groups, apart, has_switch=has_switch)
+    phases = [_expand(works, gates, apart)]
     if any(work.is_filled for work in works):
         phases.append(_backfill(works, gates))
     constrain = tuple(step for work in works for step in work.parts.constrain)
     if constrain or groups:
         phases.append(_constrain(constrain, gates))
     if has_switch:
-        phases.append(_switch(works, let_in, around))
+        phases.append(_switch(works, let_in, around, apart))
     else:
         phases[-1] = phases[-1].model_copy(update={"steps": (*phases[-1].steps, *let_in)})
     if has_contract:
-        phases.append(_contract(works, gates, around))
+        phases.append(_contract(works, gates, around, apart))
     return tuple(phases)
 
 
@@ -104,8 +113,8 @@ def _let_in(works: Sequence[Work]) -> tuple[Step, ...]:
 # ----------------------------------------------------------------------------------------------- phases
 
 
-def _expand(works: Sequence[Work], gates: Gates) -> Phase:
-    steps = []
+def _expand(works: Sequence[Work], gates: Gates, apart: Apart) -> Phase:
+    steps = [*apart.expand_first]
     for work in works:
         statements = [*work.parts.expand_columns]
         undo = list(reversed(work.parts.expand_undo))
@@ -128,8 +137,8 @@ def _expand(works: Sequence[Work], gates: Gates) -> Phase:
         name="expand",
         purpose="Add the new shape beside the old one, and keep both in step from here on.",
         application="Nothing to do: the running version keeps reading and writing its own shape.",
-        steps=tuple(steps),
-        gate_before=gates.preflight(),
+        steps=(*steps, *apart.expand),
+        gate_before=gates.preflight() if works else None,
     )
 
 
@@ -159,9 +168,10 @@ def _constrain(steps: tuple[Step, ...], gates: Gates) -> Phase:
     )
 
 
-def _switch(works: Sequence[Work], let_in: tuple[Step, ...], around: Surroundings) -> Phase:
+def _switch(works: Sequence[Work], let_in: tuple[Step, ...], around: Surroundings, apart: Apart) -> Phase:
     steps = [*let_in, *(step for work in works for step in work.parts.switch)]
     steps += [_count_old_writers(work.change) for work in works if work.has_sync]
+    steps += apart.switch
     mapped = any(work.has_sync for work in works)
     reason = "Both shapes say the same in every row." if mapped else "Everything for the new version is in place."
     question = f"{reason} May the new application version be deployed from now on?"
@@ -175,24 +185,26 @@ def _switch(works: Sequence[Work], let_in: tuple[Step, ...], around: Surrounding
     )
 
 
-def _contract(works: Sequence[Work], gates: Gates, around: Surroundings) -> Phase:
+def _contract(works: Sequence[Work], gates: Gates, around: Surroundings, apart: Apart) -> Phase:
     demanding = [step for work in works for step in work.parts.enforce]
     demanding += [step for work in works for step in work.parts.enforce_references]
-    steps = [step for work in works for step in work.parts.contract_before] + demanding
+    steps = [*(step for work in works for step in work.parts.contract_before), *apart.contract_before, *demanding]
     steps += [step for work in works for step in _removal(work)]
     steps += [step for work in works for step in work.parts.contract_after]
+    steps += apart.contract_after
     removes = any(work.has_two_shapes for work in works)
     purpose = [*(["make the new demands, which the old version need not keep to"] if demanding else [])]
     purpose += ["make the new shape's constraints strict and remove the old shape"] if removes else []
+    purpose += ["take away what only the old version uses"] if apart.has_contract else []
     purpose += [] if purpose else ["drop what only the old version needs, and give what is new its final name"]
     return Phase(
         name="contract",
         purpose=f"{', '.join(purpose).capitalize()}.",
         application="Before this phase no instance of the old version may run any more.",
         steps=tuple(steps),
-        gate_before=gates.contract(),
-        gate_after=gates.final(),
-        approval=Approval(question=_last_question(works)) if "contract" in around.approvals else None,
+        gate_before=gates.contract() if works or apart.counted else None,
+        gate_after=gates.final() if works else None,
+        approval=Approval(question=_last_question(works, apart)) if "contract" in around.approvals else None,
         heavy=any(step.statement_timeout_ms >= LONG_STATEMENT_TIMEOUT_MS for step in demanding),
     )
 
@@ -217,11 +229,17 @@ def _removal(work: Work) -> Iterable[Step]:
         )
 
 
-def _last_question(works: Sequence[Work]) -> str:
+def _last_question(works: Sequence[Work], apart: Apart) -> str:
+    """Return what is asked before contract; it says what no check can see."""
     demanded = [demand for work in works for demand in work.parts.demands]
     question = "Is the old application version gone everywhere?"
     if any(work.change.dropped for work in works):
         question += " The old columns are removed now."
+    question += "".join(f" The table {name} is dropped now, with its rows." for name in apart.counted)
+    question += "".join(f" The name {name} goes now." for name in apart.renamed)
+    unseen = [f"reads of {name}" for name in apart.counted] + [f"uses of the name {name}" for name in apart.renamed]
+    if unseen:
+        question += f" Nobody counts {' or '.join(unseen)}: look at the application."
     if demanded:
         question += f" From here on a statement that breaks one of these fails: {'; '.join(demanded)}."
     return question

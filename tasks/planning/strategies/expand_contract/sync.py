@@ -358,15 +358,22 @@ class _Writer:
         )
 
     def record_old_write(self) -> list[str]:
-        # One row a backend, written at most once a second: no two sessions ever wait for each other here.
         return [
             "  IF lockstep_old_shape AND lockstep_direction = '' THEN",
-            f"    INSERT INTO {LOCKSTEP_SCHEMA}.old_write AS seen "
-            "(migration, table_name, pid, application_name, role_name, last_at)",
-            f"    VALUES ({self._migration}, {self._table}, pg_backend_pid(), current_setting('application_name'), "
-            "session_user, clock_timestamp())",
-            "    ON CONFLICT (migration, table_name, pid) DO UPDATE SET last_at = excluded.last_at, "
-            "application_name = excluded.application_name, role_name = excluded.role_name",
-            "    WHERE seen.last_at < excluded.last_at - interval '1 second';",
+            *(f"    {line}" for line in recorded_write(self._migration, self._table)),
             "  END IF;",
         ]
+
+
+def recorded_write(migration: str, table: str) -> list[str]:
+    """Return the statement that records the session as one that writes what goes; both arguments are SQL literals."""
+    # One row a backend, written at most once a second: no two sessions ever wait for each other here.
+    return [
+        f"INSERT INTO {LOCKSTEP_SCHEMA}.old_write AS seen "
+        "(migration, table_name, pid, application_name, role_name, last_at)",
+        f"VALUES ({migration}, {table}, pg_backend_pid(), current_setting('application_name'), "
+        "session_user, clock_timestamp())",
+        "ON CONFLICT (migration, table_name, pid) DO UPDATE SET last_at = excluded.last_at, "
+        "application_name = excluded.application_name, role_name = excluded.role_name",
+        "WHERE seen.last_at < excluded.last_at - interval '1 second';",
+    ]
