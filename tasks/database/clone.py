@@ -18,7 +18,7 @@ import re
 import secrets
 import subprocess
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -335,7 +335,7 @@ def _restore_invalid(conn: psycopg.Connection[TupleRow], live: Catalog) -> None:
 def _create_roles(conn: psycopg.Connection[TupleRow], names: Collection[str]) -> None:
     for name in sorted(frozenset(names) - _names(conn, "SELECT rolname FROM pg_roles")):
         # Another planner may be about to create the same.
-        with suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+        with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
             conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(name)))
 
 

@@ -194,6 +194,11 @@ def _definition(item: SchemaObject | Dependent) -> str:
     if item.kind == "enum":
         # Values only ever come, and nobody can take one away again: not even going back.
         return item.definition.partition(" (")[0]
+    if item.kind == "statistics":
+        # The server prints their columns in the table's order, which is not a difference.
+        head, _, rest = item.definition.partition(" ON ")
+        columns, _, table = rest.rpartition(" FROM ")
+        return f"{head} ON {', '.join(sorted(columns.split(', ')))} FROM {table}"
     return _version_free(item.definition) if item.kind in QUERY_KINDS else item.definition
 
 

@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 
 from tasks.database.catalog import snapshot
 from tasks.database.connection import Target, connect
-from tasks.database.trace import trace_change
+from tasks.database.trace import run_statement, trace_change
 from tasks.planning.catalog import Catalog, Table
 from tasks.planning.errors import LockNotAcquired, SpecError
 from tasks.planning.meaning import Change, ColumnChanged, changes
@@ -47,8 +47,10 @@ def table(catalog: Catalog, name: TableName) -> Table:
 
 def meaning(target: Target, text: str) -> tuple[Change, ...]:
     with connect(target, role="test") as conn:
-        trace = trace_change(conn, parse_change(text, source="change"), [("search_path", "public, shop")])
-        return changes(trace.before, trace.after)
+        before = snapshot(conn)
+        for number, statement in enumerate(parse_change(text, source="change"), start=1):
+            run_statement(conn, statement, number)
+        return changes(before, snapshot(conn))
 
 
 def told(target: Target, text: str) -> list[tuple[str, bool]]:
@@ -357,7 +359,7 @@ def test_a_failing_statement_is_told_with_its_place(drink_water: Target) -> None
             trace_change(conn, parse_change(text, source="change"))
         assert 'Statement 2 of the change (line 2) fails on a clone of the schema: column "email"' in caught.value.what
         with pytest.raises(SpecError, match=r'line 3\).*type "nope" does not exist'):
-            trace_change(conn, parse_change("\nALTER TABLE users\n ADD x nope", source="change"))
+            trace_change(conn, parse_change("\nALTER TABLE users\n ADD z nope", source="change"))
 
 
 def test_concurrently_is_measured_without_it(drink_water: Target) -> None:

@@ -121,12 +121,25 @@ def test_the_server_version_makes_no_difference() -> None:
     assert digest(table(), version=150001) == digest(table())
 
 
-@pytest.mark.parametrize("item", [FUNCTION, MOOD])
-def test_objects_that_the_tables_name_belong_to_it(item: SchemaObject) -> None:
-    others = tuple(other for other in (FUNCTION, MOOD) if other is not item)
-    changed = item.model_copy(update={"definition": item.definition + " /* other */ COST 5"})
-    assert digest(table(), objects=(*others, changed)) != digest(table())
-    assert digest(table(), objects=others) != digest(table())
+def test_objects_that_the_tables_name_belong_to_it() -> None:
+    changed = FUNCTION.model_copy(update={"definition": FUNCTION.definition + " COST 5"})
+    assert digest(table(), objects=(changed, MOOD)) != digest(table())
+    assert digest(table(), objects=(MOOD,)) != digest(table())
+    assert digest(table(), objects=(FUNCTION,)) != digest(table())
+
+
+def test_values_of_an_enum_come_and_stay_so_they_are_only_in_the_whole_catalog() -> None:
+    more = MOOD.model_copy(update={"definition": "CREATE TYPE public.mood AS ENUM ('a', 'b')"})
+    assert digest(table(), objects=(FUNCTION, more)) == digest(table())
+    both = [catalog_text(catalog(table(), objects=(FUNCTION, mood))) for mood in (MOOD, more)]
+    assert both[0] != both[1]
+
+
+def test_a_name_that_is_no_table_is_followed_to_the_object_of_that_name() -> None:
+    scope = [TableName("public", "f"), TableName("public", "nothing")]
+    text = schema_text(catalog(table(), objects=(FUNCTION, MOOD)), scope)
+    assert "public.nothing: no table" in text
+    assert FUNCTION.definition in text
 
 
 def test_objects_that_named_objects_name_belong_to_it() -> None:

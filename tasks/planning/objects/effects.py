@@ -73,8 +73,8 @@ _REFUSED = {
     "rename_view": f"{_RENAMES}until contract.",
     "rename_function": f"{_RENAMES}until contract.",
     "rename_procedure": f"{_RENAMES}until contract.",
-    "rename_sequence": "The running application may name it. Rename it together with its table, or by itself once no "
-    "application names it.",
+    "rename_sequence": "The running application may name it. Rename it after its table, in the same change, or by "
+    "itself once no application names it.",
     "rename_schema": "The running application names it: rename it by itself, with the application stopped.",
     "rename_type": "The running application may name it. Create the new type, and give the columns that type through "
     "new columns.",
@@ -162,12 +162,16 @@ class Sorter:
     def __init__(self, search_path: Sequence[str]) -> None:
         self._path = tuple(search_path)
         self._created: set[TableName] = set()
+        self._renamed: set[TableName] = set()
 
     def is_as_written(self, statement: Statement, now: Catalog) -> bool:
         """Whether the statement runs as it is; False for what a room carries out.
 
         Raises `Unsupported` for what neither does, by name.
         """
+        owner = self._owner(statement, now) if statement.kind == "rename_sequence" else None
+        if owner in self._created or owner in self._renamed:
+            return owner in self._created
         if statement.kind in _REFUSED:
             raise _refused(statement, _REFUSED[statement.kind])
         _refuse_cascade(statement)
@@ -190,8 +194,21 @@ class Sorter:
                     self._created.add(change.table)
                 case TableRenamed() if change.table in self._created:
                     self._created.add(change.after)
+                case TableRenamed():
+                    self._renamed.add(change.after)
                 case _:
                     pass
+
+    def _owner(self, statement: Statement, now: Catalog) -> TableName | None:
+        """Return the table whose column owns the sequence that the statement names."""
+        written = statement.tables[0]
+        names = {
+            str(TableName(schema, written.name)) for schema in ((written.schema,) if written.schema else self._path)
+        }
+        for table in now.tables:
+            if any(item.kind == "sequence" and item.name in names for item in table.dependents):
+                return table.name
+        return None
 
     def _concerns_created_index(self, statement: Statement, now: Catalog) -> bool:
         words = frozenset(_strings(parser.parse(statement.sql)[0].node))

@@ -27,8 +27,14 @@ class Meant:
 
     @cached_property
     def explained(self) -> frozenset[tuple[str, ...]]:
-        """Subjects that a statement run as written brings about."""
-        return frozenset(subject(change) for effect in self.effects for change in effect.changes)
+        """Subjects that a statement run as written brings about, by the tables' names before the whole change."""
+        former = {change.after: change.table for change in self.renamed}
+        found = set()
+        for effect in self.effects:
+            for change in effect.changes:
+                table = former.get(change.table) if not isinstance(change, ObjectChanged) else None
+                found.add(subject(change if table is None else change.model_copy(update={"table": table})))
+        return frozenset(found)
 
     @cached_property
     def renamed(self) -> tuple[TableRenamed, ...]:

@@ -112,8 +112,10 @@ def belongs_to(renamed: TableRenamed, change: Change) -> bool:
     match change:
         case ConstraintChanged() | IndexChanged() if change.table == renamed.table:
             return change.renamed or change.consequence
-        case TriggerChanged() | ColumnChanged() if change.table == renamed.table:
+        case TriggerChanged() if change.table == renamed.table:
             return change.consequence
+        case ColumnChanged() if change.table == renamed.table:
+            return change.consequence or _default_followed(change)
         case DependentChanged() if change.table == renamed.table:
             item = change.before or change.after
             return item is not None and item.kind in ("policy", "publication")
@@ -123,6 +125,14 @@ def belongs_to(renamed: TableRenamed, change: Change) -> bool:
             return change.consequence
         case _:
             return False
+
+
+def _default_followed(change: ColumnChanged) -> bool:
+    """Whether only the name of the sequence that the column takes its numbers from differs."""
+    before, after = change.before, change.after
+    defaults = [default or "" for default in (before.default, after.default)]
+    same = before.model_copy(update={"default": after.default}) == after
+    return same and all(default.startswith("nextval(") for default in defaults)
 
 
 def _renamed_parts(old: Table, found: Sequence[Change]) -> Iterator[tuple[str, str, str]]:
