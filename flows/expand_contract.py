@@ -83,10 +83,10 @@ class _Run:
         if standing.finished(phase):
             say(f"phase {name}: was done before")
         else:
-            if not standing.begun(phase):
-                self.consent.settle(lambda now: now.wait_before(phase))
-                self._check(phase, phase.gate_before)
+            self.consent.settle(lambda now: now.wait_before(phase))
             self._enter(phase)
+            if not standing.begun(phase):
+                self._check(phase, phase.gate_before)
             if not standing.carried_out(phase) and (due := self._work(name)) is not None:
                 raise due
             self._enter(phase)
@@ -96,7 +96,7 @@ class _Run:
             open_switch(*self.names)
 
     def _enter(self, phase: Phase) -> None:
-        """Raise `Waiting` where the window keeps a heavy phase, or the gate after it, from beginning."""
+        """Raise `Waiting` where the window keeps a heavy phase, or one of its gates, from beginning."""
         if not self.ignore_window:
             self.consent.settle(lambda now: now.wait_for_window(phase))
 
