@@ -24,7 +24,7 @@ VARIABLE = re.compile(r"LOCKSTEP_(.+)_URL")
 NOT_A_DATABASE = {"LOCKSTEP_TEST_SERVER_URL"}
 IN_THE_CHANGE_HASH = {"name", "database", "change", "change_file", "mapping", "personal", "gates"}
 """What two specs with the same change hash agree in, and what names them only. The rest is in the plan, too."""
-MAY_CHANGE = {"window"}
+MAY_CHANGE = {"window", "throttle"}
 """What an unfinished migration takes over from a changed spec."""
 
 
@@ -32,12 +32,12 @@ def make_plan(loaded: LoadedSpec, target: Target, stored: MigrationRecord | None
     """Return the plan of a spec: the stored one while it is under way, else a new one. Changes nothing.
 
     The live schema of a migration under way is neither the old one nor the new, and could not be planned from. Of its
-    spec only the maintenance window may change: it has no part in any statement.
+    spec only maintenance window and throttle may change: they have no part in any statement.
     """
     if stored is not None and stored.state in UNFINISHED:
         if says_the_same(loaded, stored):
-            plan, window = stored.plan, loaded.spec.window
-            return plan if plan.window == window else plan.model_copy(update={"window": window})
+            plan = stored.plan.model_copy(update={"window": loaded.spec.window, "throttle": loaded.spec.throttle})
+            return stored.plan if plan == stored.plan else plan
         raise UsageError(
             f"The spec of {stored.name!r} has changed, and the migration is unfinished ({stored.state}).",
             safety="Nothing was touched: what is recorded is still what runs.",
@@ -49,7 +49,7 @@ def make_plan(loaded: LoadedSpec, target: Target, stored: MigrationRecord | None
 
 
 def says_the_same(loaded: LoadedSpec, stored: MigrationRecord) -> bool:
-    """Say whether a spec means what the recorded one meant. Comments, layout, order of keys and window do not count."""
+    """Say whether a spec means what the recorded one meant. Comments, layout, window and throttle do not count."""
     if stored.spec == loaded.text:
         return True
     return stored.change_hash == loaded.change_hash and _arrangements(stored.spec) == loaded.spec.model_dump(

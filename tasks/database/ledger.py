@@ -191,7 +191,7 @@ class Ledger:
     def register(self, plan: Plan, spec_text: str) -> MigrationRecord:
         """Record a plan, creating the ledger if need be, and return what is now recorded.
 
-        An unfinished migration of this name with the same change keeps its stored plan, but for its maintenance window;
+        An unfinished migration of this name with the same change keeps its stored plan, but for window and throttle;
         one that has not begun, or is over, is replaced, and an event keeps its history. Raises SpecError when the
         change of an unfinished one differs, RunnerBusy when an unfinished migration covers one of the tables or this
         one is being run.
@@ -206,9 +206,9 @@ class Ledger:
                         f"The migration {plan.name!r} is unfinished ({stored.state}) and its spec has changed since.",
                         remedy="Restore the spec and run again, or roll the migration back first.",
                     )
-                if stored.plan.window == plan.window:
+                if (stored.plan.window, stored.plan.throttle) == (plan.window, plan.throttle):
                     return stored
-                return self._move_window(stored, plan, spec_text)
+                return self._rearrange(stored, plan, spec_text)
             values = {
                 "name": plan.name,
                 "plan": Jsonb(plan.model_dump(mode="json")),
@@ -227,12 +227,15 @@ class Ledger:
             self.event(plan.name, "registered", {"change_hash": plan.change_hash})
             return self.known_migration(plan.name)
 
-    def _move_window(self, stored: MigrationRecord, plan: Plan, spec_text: str) -> MigrationRecord:
-        """Let an unfinished migration work in another window; a phase under way goes on in the one it began in."""
-        moved = stored.plan.model_copy(update={"window": plan.window})
+    def _rearrange(self, stored: MigrationRecord, plan: Plan, spec_text: str) -> MigrationRecord:
+        """Let an unfinished migration work in another window or with other limits; a phase under way keeps its own."""
+        moved = stored.plan.model_copy(update={"window": plan.window, "throttle": plan.throttle})
         values = {"name": plan.name, "plan": Jsonb(moved.model_dump(mode="json")), "spec": spec_text}
         self._execute("set_plan", values)
-        self.event(plan.name, "window", {"from": str(stored.plan.window or ""), "to": str(plan.window or "")})
+        if stored.plan.window != plan.window:
+            self.event(plan.name, "window", {"from": str(stored.plan.window or ""), "to": str(plan.window or "")})
+        if stored.plan.throttle != plan.throttle:
+            self.event(plan.name, "limits", {"who": "the spec", "limits": plan.throttle.model_dump(mode="json")})
         return self.known_migration(plan.name)
 
     def _retire(self, stored: MigrationRecord) -> None:

@@ -81,6 +81,13 @@ def test_what_means_something_else_is_refused(tmp_path: Path, old: str, new: str
         make_plan(loaded(tmp_path, YAML.replace(old, new)), NOWHERE, stored)
 
 
+def test_the_throttle_of_an_unfinished_migration_may_change(tmp_path: Path) -> None:
+    stored = recorded(loaded(tmp_path, YAML))
+    plan = make_plan(loaded(tmp_path, YAML + "throttle: {lock_waiters: 3}\n"), NOWHERE, stored)
+    assert plan.throttle.lock_waiters == 3
+    assert plan.model_copy(update={"throttle": stored.plan.throttle}) == stored.plan
+
+
 def test_comments_of_files_with_sql_do_not_count(tmp_path: Path) -> None:
     stored = recorded(loaded(tmp_path, SQL, "number.sql"))
     assert make_plan(loaded(tmp_path, f"-- name: it\n{SQL}", "number.sql"), NOWHERE, stored) is stored.plan
