@@ -1,4 +1,4 @@
-"""Fills the new shape of unfilled rows, in key order, in short batches; then sweeps until none is left.
+"""Work on rows in key order, in short batches, then in sweeps until none is left; above all the backfill.
 
 A batch is one transaction: fence, ``lockstep.direction = 'none'``, rows locked FOR NO KEY UPDATE SKIP LOCKED and
 updated, cursor. It never waits for the application's rows; the ones it skips, and rows that a key change moved
@@ -15,17 +15,18 @@ with a page's last turn.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
-from tasks.database.backfill_sql import TURNS, compose, keys
+from tasks.database.backfill_sql import TURNS, BatchStatements, compose, keys
 from tasks.database.connection import limits, session_limits
 from tasks.database.crash import crash_point
 from tasks.database.failures import LOCK_REFUSED, caused_by_row
@@ -37,7 +38,7 @@ from tasks.database.queries import queries
 from tasks.database.throttle import Throttle
 from tasks.database.vacuum import Vacuuming
 from tasks.planning.errors import LockNotAcquired, SyncFailing, Waiting
-from tasks.planning.plan import Backfill, Step
+from tasks.planning.plan import Backfill, DeleteRows, Step, UpdateRows
 
 Connection = psycopg.Connection[TupleRow]
 Key = tuple[str, ...]
@@ -58,6 +59,7 @@ LOCK_TIMEOUT_MS = 50
 its own rows, so it does not wait for long."""
 
 _Result = TypeVar("_Result")
+ActionT = TypeVar("ActionT", bound=Backfill | UpdateRows | DeleteRows)
 _SQL = queries("backfill")
 
 
@@ -97,13 +99,18 @@ class _Page:
         return self.turn == TURNS
 
 
-class _Backfilling:
+class Batching(ABC, Generic[ActionT]):
+    """Does the work of an action on each row that still needs it; what the work is, is the subclass's to say."""
+
+    begin_batch: bytes
+    """The statement of settings with which every batch begins."""
+
     def __init__(
         self,
         lease: Lease,
         migration: str,
         step: Step,
-        action: Backfill,
+        action: ActionT,
         patience: Patience,
         throttle: Throttle,
         hours: Hours,
@@ -123,7 +130,7 @@ class _Backfilling:
         timeout = max(STATEMENT_TIMEOUT_MS, step.statement_timeout_ms)
         session_limits(self._connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=timeout)
         plain, estimate, correlation = self._table_facts()
-        self._statements = compose(migration, action, plain=plain)
+        self._statements = self.compose(plain=plain)
         self._turns = TURNS if abs(correlation) >= CORRELATION else 1
         self._cursor, done, total = self._start(estimate)
         self._meter = Meter(
@@ -145,12 +152,30 @@ class _Backfilling:
         except BaseException:
             self._vacuum.stop()
             raise
-        with self._connection.transaction():
-            self._limit_scan()
-            self._lease.fence(self._connection)
-            # With parameters, if none: the composed text has its percent signs doubled.
-            self._execute(self._statements.resolve, {})
+        if self._statements.resolve is not None:
+            with self._connection.transaction():
+                self._limit_scan()
+                self._lease.fence(self._connection)
+                # With parameters, if none: the composed text has its percent signs doubled.
+                self._execute(self._statements.resolve, {})
         self._meter.tell()
+
+    # --- what the work is ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def compose(self, *, plain: bool) -> BatchStatements:
+        """Return the statements; ``plain`` says that the table has no partitions and no children."""
+
+    def check(self, done: psycopg.Cursor[TupleRow]) -> None:
+        """Look, before a batch is committed, at what its statement answered; raise to take it back."""
+
+    @abstractmethod
+    def rows(self, done: psycopg.Cursor[TupleRow]) -> int:
+        """Return on how many rows a batch's statement did the work; asked when the batch is committed."""
+
+    @abstractmethod
+    def failing(self, key: str, error: psycopg.Error) -> None:
+        """Take note of a row, by its recorded key, whose values make the work fail; raise to stop."""
 
     # --- in key order --------------------------------------------------------------------------------------------
 
@@ -184,7 +209,7 @@ class _Backfilling:
         statements = self._statements
         values = keys("k", after) | {"n": size * self._turns}
         with self._connection.pipeline(), self._connection.transaction():
-            self._connection.execute(_SQL["begin_batch"])
+            self._connection.execute(self.begin_batch)
             row = self._execute(statements.first_page_end if after is None else statements.page_end, values).fetchone()
             if row is not None:
                 return _Page(after, row, size * self._turns, last=False, turn=turn)
@@ -211,7 +236,8 @@ class _Backfilling:
             filled = self._execute(fill, values)
             if page.turn == TURNS - 1:
                 self._advance(page)
-        return filled.rowcount
+            self.check(filled)
+        return self.rows(filled)
 
     def _fill_page_by_rows(self, page: _Page) -> None:
         """Do what `_fill_page` does where some row of the page fails: find it, record it, fill the others."""
@@ -244,7 +270,8 @@ class _Backfilling:
             if not caused_by_row(error):
                 raise
             if len(rows) == 1:
-                self._record_failure(rows[0][0], error)
+                self._failed.add(rows[0][0])
+                self.failing(rows[0][0], error)
                 return 0
         middle = len(rows) // 2
         return self._fill_rows(rows[:middle]) + self._fill_rows(rows[middle:])
@@ -252,22 +279,8 @@ class _Backfilling:
     def _fill_keys(self, arrays: Mapping[str, list[str]]) -> int:
         with self._batch():
             filled = self._execute(self._statements.fill_keys, arrays)
-        return filled.rowcount
-
-    def _record_failure(self, key: str, error: psycopg.Error) -> None:
-        self._failed.add(key)
-        row = {"migration": self._migration, "table": str(self._action.table), "key": key, "sqlstate": error.sqlstate}
-        with self._batch():
-            self._connection.execute(_SQL["record_failure"], row)
-        if len(self._failed) > MOST_FAILURES:
-            sample = ", ".join(sorted(self._failed)[:3])
-            raise SyncFailing(
-                f"Step {self._step.id}: `up` fails on more than {MOST_FAILURES:,} rows of {self._action.table}, "
-                f"e.g. {sample} (SQLSTATE {error.sqlstate}).",
-                table=str(self._action.table),
-                failures=len(self._failed),
-                remedy="Repair the rows (lockstep.sync_failure lists the keys), or roll back and correct the mapping.",
-            )
+            self.check(filled)
+        return self.rows(filled)
 
     # --- sweeping ------------------------------------------------------------------------------------------------
 
@@ -343,7 +356,7 @@ class _Backfilling:
         """
         self._lease.check()
         with self._connection.pipeline(), self._connection.transaction():
-            self._connection.execute(_SQL["begin_batch"])
+            self._connection.execute(self.begin_batch)
             answer = self._lease.ask(self._connection)
             yield
             self._lease.require(answer)
@@ -375,3 +388,29 @@ class _Backfilling:
         if row is None:
             raise LookupError("INSERT … RETURNING returned no row")
         return (tuple(row[0]) if row[0] is not None else None), row[1], row[2]
+
+
+class _Backfilling(Batching[Backfill]):
+    """The new shape of unfilled rows. A row that fails is recorded and left to the gate."""
+
+    begin_batch = _SQL["begin_batch"]
+
+    def compose(self, *, plain: bool) -> BatchStatements:
+        return compose(self._migration, self._action, plain=plain)
+
+    def rows(self, done: psycopg.Cursor[TupleRow]) -> int:
+        return done.rowcount
+
+    def failing(self, key: str, error: psycopg.Error) -> None:
+        row = {"migration": self._migration, "table": str(self._action.table), "key": key, "sqlstate": error.sqlstate}
+        with self._batch():
+            self._connection.execute(_SQL["record_failure"], row)
+        if len(self._failed) > MOST_FAILURES:
+            sample = ", ".join(sorted(self._failed)[:3])
+            raise SyncFailing(
+                f"Step {self._step.id}: `up` fails on more than {MOST_FAILURES:,} rows of {self._action.table}, "
+                f"e.g. {sample} (SQLSTATE {error.sqlstate}).",
+                table=str(self._action.table),
+                failures=len(self._failed),
+                remedy="Repair the rows (lockstep.sync_failure lists the keys), or roll back and correct the mapping.",
+            )

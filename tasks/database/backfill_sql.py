@@ -8,37 +8,38 @@ table's ctid is not unique, so there the rows are found by key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
 
-from tasks.planning.names import PENDING_COLUMN, verbatim
+from tasks.planning.names import PENDING_COLUMN, TableName, verbatim
 from tasks.planning.plan import Backfill
 
 TURNS = 4
 """In how many turns a page of keys can be filled: a power of two, up to 256."""
 
-_ROW = sql.Identifier("lockstep_row")
 # A row's number in its block, or rather its last byte. PostgreSQL 13 has no plainer way to it that is fast.
-_IN_TURN = sql.SQL("(pg_catalog.get_byte(pg_catalog.tidsend({row}.ctid), 5) & {mask}) <= %(turn)s::integer").format(
-    row=_ROW, mask=sql.Literal(TURNS - 1)
-)
+_IN_TURN = sql.SQL("(pg_catalog.get_byte(pg_catalog.tidsend({row}.ctid), 5) & {mask}) <= %(turn)s::integer")
 
 
-def _escaped(part: sql.Composable) -> sql.SQL:
+def escaped(part: sql.Composable) -> sql.SQL:
     """Return a part for a statement with parameters, where a plain ``%`` would begin a placeholder."""
     return sql.SQL(part.as_string().replace("%", "%%"))
 
 
-def _name(identifier: str) -> sql.SQL:
-    return _escaped(sql.Identifier(identifier))
+def name(identifier: str) -> sql.SQL:
+    return escaped(sql.Identifier(identifier))
 
 
 @dataclass(frozen=True)
-class BackfillStatements:
-    """Statements over key texts. Named parameters: ``after`` and ``upto`` as ``k0, k1 …`` and ``u0, u1 …``, ``n``,
-    ``turn`` from 0: with the last one a range's rows are complete."""
+class BatchStatements:
+    """Statements of work done in batches, over key texts.
+
+    Named parameters: ``after`` and ``upto`` as ``k0, k1 …`` and ``u0, u1 …``, ``n``, ``turn``
+    from 0: with the last one a range's rows are complete.
+    """
 
     page_end: sql.Composed
     """The key of the n-th row after the cursor; none when fewer are left."""
@@ -49,19 +50,23 @@ class BackfillStatements:
     fill_range: sql.Composed
     fill_first_range: sql.Composed
     fill_keys: sql.Composed
-    """Fills the rows of the key arrays ``a0, a1 …``."""
+    """Does the work on the rows of the key arrays ``a0, a1 …``."""
     pending_range: sql.Composed
     """The keys of the unfilled rows of a range, with the key as failures record it."""
     pending_first_range: sql.Composed
     pending: sql.Composed
     """Up to ``n`` unfilled rows anywhere."""
-    resolve: sql.Composed
+    resolve: sql.Composed | None
     """Marks recorded failures whose row is in step now, or gone."""
 
 
-def compose(migration: str, action: Backfill, *, plain: bool) -> BackfillStatements:
+def compose(migration: str, action: Backfill, *, plain: bool) -> BatchStatements:
     """Return the statements for an action; ``plain`` says that the table has no partitions and no children."""
     return _Composer(migration, action, plain=plain).statements()
+
+
+def joined(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
 
 
 def keys(prefix: str, key: Sequence[str] | None) -> dict[str, str]:
@@ -69,40 +74,56 @@ def keys(prefix: str, key: Sequence[str] | None) -> dict[str, str]:
     return {f"{prefix}{number}": text for number, text in enumerate(key or ())}
 
 
-class _Composer:
-    def __init__(self, migration: str, action: Backfill, *, plain: bool) -> None:
-        self._migration = migration
-        self._action = action
-        self._plain = plain
-        self._table = _escaped(action.table.identifier)
-        self._columns = [sql.SQL("{}.{}").format(_ROW, _name(name)) for name in action.key]
-        self._to_fill = _escaped(verbatim(action.unfilled))
-        self._types = [_escaped(verbatim(text)) for text in action.key_types]
+class BatchComposer(ABC):
+    """Composes what all work in batches needs; ``row`` is what the table is called in the statements."""
 
-    def statements(self) -> BackfillStatements:
+    def __init__(
+        self,
+        table: TableName,
+        row: str,
+        key: Sequence[str],
+        key_types: Sequence[str],
+        unfilled: str,
+        personal_key: bool,
+    ) -> None:
+        self.table = escaped(table.identifier)
+        self.row = name(row)
+        self.to_fill = escaped(verbatim(unfilled))
+        self._key = tuple(key)
+        self._columns = [self.own(column) for column in key]
+        self._types = [escaped(verbatim(text)) for text in key_types]
+        self._personal_key = personal_key
+
+    @abstractmethod
+    def fill(self, condition: sql.Composable) -> sql.Composed:
+        """Return the statement that does the work on the rows that satisfy a condition and still need it."""
+
+    def resolve(self) -> sql.Composed | None:
+        return None
+
+    def own(self, column: str) -> sql.Composed:
+        return sql.SQL("{}.{}").format(self.row, name(column))
+
+    def statements(self) -> BatchStatements:
         after, upto = self._bound("k", ">"), self._bound("u", "<=")
         both = sql.SQL("{} AND {}").format(after, upto)
         everything = sql.SQL("true")
-        return BackfillStatements(
+        return BatchStatements(
             page_end=self._page_end(after),
             first_page_end=self._page_end(everything),
             last_page=self._last_page(after),
             first_last_page=self._last_page(everything),
-            fill_range=self._fill(self._in_turn(both)),
-            fill_first_range=self._fill(self._in_turn(upto)),
-            fill_keys=self._fill(self._listed()),
-            pending_range=self._pending(both, sql.SQL("ORDER BY {}").format(self._joined(self._columns))),
-            pending_first_range=self._pending(upto, sql.SQL("ORDER BY {}").format(self._joined(self._columns))),
+            fill_range=self.fill(self._in_turn(both)),
+            fill_first_range=self.fill(self._in_turn(upto)),
+            fill_keys=self.fill(self._listed()),
+            pending_range=self._pending(both, sql.SQL("ORDER BY {}").format(joined(self._columns))),
+            pending_first_range=self._pending(upto, sql.SQL("ORDER BY {}").format(joined(self._columns))),
             pending=self._pending(everything, sql.SQL("LIMIT %(n)s")),
-            resolve=self._resolve(),
+            resolve=self.resolve(),
         )
 
-    @staticmethod
-    def _joined(parts: Sequence[sql.Composable]) -> sql.Composed:
-        return sql.SQL(", ").join(parts)
-
     def _key_texts(self) -> sql.Composed:
-        return self._joined([sql.SQL("{}::text").format(column) for column in self._columns])
+        return joined([sql.SQL("{}::text").format(column) for column in self._columns])
 
     def _bound(self, prefix: str, operator: str) -> sql.Composed:
         values = [
@@ -112,70 +133,80 @@ class _Composer:
         comparison = sql.SQL(" > ") if operator == ">" else sql.SQL(" <= ")
         if len(values) == 1:
             return sql.SQL("{}{}{}").format(self._columns[0], comparison, values[0])
-        return sql.SQL("ROW({}){}ROW({})").format(self._joined(self._columns), comparison, self._joined(values))
+        return sql.SQL("ROW({}){}ROW({})").format(joined(self._columns), comparison, joined(values))
 
     def _listed(self) -> sql.Composed:
         arrays = [
             sql.SQL("{}::text[]::{}[]").format(sql.Placeholder(f"a{number}"), kind)
             for number, kind in enumerate(self._types)
         ]
-        return sql.SQL("({}) IN (SELECT * FROM unnest({}))").format(self._joined(self._columns), self._joined(arrays))
+        return sql.SQL("({}) IN (SELECT * FROM unnest({}))").format(joined(self._columns), joined(arrays))
 
-    @staticmethod
-    def _in_turn(condition: sql.Composable) -> sql.Composed:
-        return sql.SQL("{} AND {}").format(condition, _IN_TURN)
+    def _in_turn(self, condition: sql.Composable) -> sql.Composed:
+        turn = _IN_TURN.format(row=self.row, mask=sql.Literal(TURNS - 1))
+        return sql.SQL("{} AND {}").format(condition, turn)
 
     def _page_end(self, condition: sql.Composable) -> sql.Composed:
         return sql.SQL("SELECT {} FROM {} AS {} WHERE {} ORDER BY {} OFFSET %(n)s::bigint - 1 LIMIT 1").format(
-            self._key_texts(), self._table, _ROW, condition, self._joined(self._columns)
+            self._key_texts(), self.table, self.row, condition, joined(self._columns)
         )
 
     def _last_page(self, condition: sql.Composable) -> sql.Composed:
-        backwards = self._joined([sql.SQL("{} DESC").format(column) for column in self._columns])
-        names = self._joined([_name(name) for name in self._action.key])
+        backwards = joined([sql.SQL("{} DESC").format(column) for column in self._columns])
+        names = joined([name(column) for column in self._key])
         page = sql.SQL("SELECT {} FROM {} AS {} WHERE {} ORDER BY {} LIMIT %(n)s").format(
-            self._joined(self._columns), self._table, _ROW, condition, names
+            joined(self._columns), self.table, self.row, condition, names
         )
         return sql.SQL("SELECT {}, count(*) OVER () FROM ({}) AS {} ORDER BY {} LIMIT 1").format(
-            self._key_texts(), page, _ROW, backwards
+            self._key_texts(), page, self.row, backwards
         )
 
-    def _unfilled(self, condition: sql.Composable) -> sql.Composed:
-        return sql.SQL("{} AND ({})").format(condition, self._to_fill)
+    def unfilled(self, condition: sql.Composable) -> sql.Composed:
+        return sql.SQL("{} AND ({})").format(condition, self.to_fill)
 
     def _recorded_key(self) -> sql.Composed:
-        text = sql.SQL("jsonb_build_array({})::text").format(self._joined(self._columns))
-        return sql.SQL("md5({})").format(text) if self._action.personal_key else text
-
-    def _fill(self, condition: sql.Composable) -> sql.Composed:
-        place: sql.Composable
-        if self._plain:
-            place, found = sql.SQL("ctid"), sql.SQL("{}.ctid").format(_ROW)
-            frame = sql.SQL("{place} = ANY (ARRAY({rows}))")
-        else:
-            place = self._joined([_name(name) for name in self._action.key])
-            found = self._joined(self._columns)
-            frame = sql.SQL("({place}) IN ({rows})")
-        rows = sql.SQL("SELECT {} FROM {} AS {} WHERE {} FOR NO KEY UPDATE OF {} SKIP LOCKED").format(
-            found, self._table, _ROW, self._unfilled(condition), _ROW
-        )
-        assignments = [
-            sql.SQL("{} = ({})").format(_name(one.column), _escaped(verbatim(one.expression)))
-            for one in self._action.assignments
-        ]
-        return sql.SQL("UPDATE {table} SET {assignments} WHERE {place} AND ({unfilled})").format(
-            table=self._table,
-            assignments=self._joined(assignments),
-            place=frame.format(place=place, rows=rows),
-            unfilled=self._to_fill,
-        )
+        text = sql.SQL("jsonb_build_array({})::text").format(joined(self._columns))
+        return sql.SQL("md5({})").format(text) if self._personal_key else text
 
     def _pending(self, condition: sql.Composable, tail: sql.Composable) -> sql.Composed:
         return sql.SQL("SELECT {}, {} FROM {} AS {} WHERE {} {}").format(
-            self._recorded_key(), self._key_texts(), self._table, _ROW, self._unfilled(condition), tail
+            self._recorded_key(), self._key_texts(), self.table, self.row, self.unfilled(condition), tail
         )
 
-    def _resolve(self) -> sql.Composed:
+
+class _Composer(BatchComposer):
+    def __init__(self, migration: str, action: Backfill, *, plain: bool) -> None:
+        super().__init__(
+            action.table, "lockstep_row", action.key, action.key_types, action.unfilled, action.personal_key
+        )
+        self._migration = migration
+        self._action = action
+        self._plain = plain
+
+    def fill(self, condition: sql.Composable) -> sql.Composed:
+        place: sql.Composable
+        if self._plain:
+            place, found = sql.SQL("ctid"), sql.SQL("{}.ctid").format(self.row)
+            frame = sql.SQL("{place} = ANY (ARRAY({rows}))")
+        else:
+            place = joined([name(column) for column in self._key])
+            found = joined(self._columns)
+            frame = sql.SQL("({place}) IN ({rows})")
+        rows = sql.SQL("SELECT {} FROM {} AS {} WHERE {} FOR NO KEY UPDATE OF {} SKIP LOCKED").format(
+            found, self.table, self.row, self.unfilled(condition), self.row
+        )
+        assignments = [
+            sql.SQL("{} = ({})").format(name(one.column), escaped(verbatim(one.expression)))
+            for one in self._action.assignments
+        ]
+        return sql.SQL("UPDATE {table} SET {assignments} WHERE {place} AND ({unfilled})").format(
+            table=self.table,
+            assignments=joined(assignments),
+            place=frame.format(place=place, rows=rows),
+            unfilled=self.to_fill,
+        )
+
+    def resolve(self) -> sql.Composed:
         return sql.SQL(
             "UPDATE lockstep.sync_failure AS f SET resolved_at = clock_timestamp()"
             " WHERE f.migration = {migration} AND f.table_name = {table} AND f.kind = 'failure'"
@@ -183,11 +214,11 @@ class _Composer:
             " AND CASE f.direction WHEN 'up' THEN f.key NOT IN (SELECT {key} FROM {source} AS {row} WHERE {unfilled})"
             " ELSE f.key NOT IN (SELECT {key} FROM {source} AS {row} WHERE {row}.{pending} <> 0) END"
         ).format(
-            migration=_escaped(sql.Literal(self._migration)),
-            table=_escaped(sql.Literal(str(self._action.table))),
+            migration=escaped(sql.Literal(self._migration)),
+            table=escaped(sql.Literal(str(self._action.table))),
             key=self._recorded_key(),
-            source=self._table,
-            row=_ROW,
-            unfilled=self._to_fill,
-            pending=_name(PENDING_COLUMN),
+            source=self.table,
+            row=self.row,
+            unfilled=self.to_fill,
+            pending=name(PENDING_COLUMN),
         )

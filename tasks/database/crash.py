@@ -1,6 +1,7 @@
 """A real ``kill -9`` at a chosen place, for tests and drills: it shows that a run can be resumed from anywhere.
 
 ``LOCKSTEP_CRASH_AT`` is ``before:<step>``, ``after:<step>``, ``during:<step>:<pages>``,
+``during-undo:<step>:<batches>``,
 ``before-undo:<step>`` or ``after-undo:<step>``; without it nothing happens.
 """
 

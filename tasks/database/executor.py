@@ -18,6 +18,7 @@ from psycopg.rows import TupleRow
 
 from tasks.database.backfill import run_backfill
 from tasks.database.connection import limits, session_limits
+from tasks.database.data_change import change_rows, take_back
 from tasks.database.failures import LOCK_REFUSED, connection_lost, described
 from tasks.database.hours import AnyTime, Hours
 from tasks.database.index_build import IndexConflict, build_index, drop_index, reindex
@@ -32,12 +33,16 @@ from tasks.planning.plan import (
     Analyze,
     Backfill,
     BuildIndex,
+    DeleteRows,
     DropIndex,
     Irreversible,
     Plan,
     Reindex,
+    ReinsertRows,
+    RestoreRows,
     Step,
     Transaction,
+    UpdateRows,
 )
 from tasks.planning.states import StepState
 
@@ -165,6 +170,12 @@ class Executor:
                 run_backfill(
                     self._lease, self._plan.name, step, action, self._patience, self._throttle, self._hours, report
                 )
+            case UpdateRows() | DeleteRows():
+                change_rows(
+                    self._lease, self._plan.name, step, action, self._patience, self._throttle, self._hours, report
+                )
+            case RestoreRows() | ReinsertRows():
+                take_back(self._lease, self._plan.name, step, action, self._patience, report)
             case _:
                 assert_never(action)
         done()

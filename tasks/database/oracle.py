@@ -21,8 +21,10 @@ from tasks.database.inspection import check_privileges, require_usable
 from tasks.database.mappings import Mappings
 from tasks.database.proof import prove
 from tasks.database.retyping import direct_retypes
+from tasks.database.steadiness import volatile_defaults
 from tasks.database.trace import Trace, trace_change
 from tasks.planning.catalog import Catalog
+from tasks.planning.data_changes import data_changes, with_populated
 from tasks.planning.errors import SpecError
 from tasks.planning.intent import intent_of
 from tasks.planning.meaning import changes, settled
@@ -34,7 +36,7 @@ from tasks.planning.planner import all_drafts, make_plan, touched_tables
 from tasks.planning.retyping import require_word, retyped_columns
 from tasks.planning.schema_hash import schema_hash
 from tasks.planning.spec import LoadedSpec
-from tasks.planning.statements import Statement
+from tasks.planning.statements import Statement, search_path_of
 from tasks.planning.states import MigrationState
 from tasks.planning.throttle import Limits, blind, reasons
 
@@ -62,7 +64,10 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
         before, after = _as_live(trace.before, clone.live), trace.after
         meant = Meant(changes(trace.before, trace.after), trace.effects)
         intent = intent_of(loaded, target.name, before, settings)
-        tables = touched_tables(intent, meant)
+        volatile = volatile_defaults(clone, before, after, settings)
+        data = data_changes(parsed, before, after, search_path_of(settings), volatile)
+        intent = replace(intent, wanted=with_populated(intent.wanted, data.populated))
+        tables = touched_tables(intent, meant, data)
         retyped = retyped_columns(before, after)
         require_word(retyped, intent.words)
         direct = direct_retypes(clone, settings, retyped, after, intent.using, intent.wanted)
@@ -72,7 +77,7 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
             check_privileges(live, (*tables, *meant.touched))
             canonical = mappings.canonical(found)
             notes = (*mappings.probe(live, found, canonical), *_foreseen(target, intent.throttle))
-        made = make_plan(intent, before, after, meant, found, canonical, notes, direct)
+        made = make_plan(intent, before, after, meant, found, canonical, notes, direct, data)
         return prove(made, clone, after)
 
 

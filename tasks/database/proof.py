@@ -23,6 +23,8 @@ from tasks.database.catalog import snapshot
 from tasks.database.clone import SchemaClone
 from tasks.database.connection import connect
 from tasks.database.rehearsal import rehearse
+from tasks.database.row_changes_sql import compose_change, compose_return
+from tasks.database.steadiness import require_steady_condition
 from tasks.planning.catalog import Catalog
 from tasks.planning.errors import Unsupported
 from tasks.planning.names import TableName
@@ -31,14 +33,18 @@ from tasks.planning.plan import (
     Analyze,
     Backfill,
     BuildIndex,
+    DeleteRows,
     DropIndex,
     Irreversible,
     Note,
     Phase,
     Plan,
     Reindex,
+    ReinsertRows,
+    RestoreRows,
     Step,
     Transaction,
+    UpdateRows,
 )
 from tasks.planning.schema_hash import catalog_text, describe_difference, digest, schema_hash, schema_text
 
@@ -135,6 +141,11 @@ def _perform(connection: psycopg.Connection[TupleRow], step: Step, actions: Sequ
                     connection.execute(sql.SQL("REINDEX INDEX {}").format(name))
                 case Backfill():
                     _parse_backfill(connection, action)
+                case UpdateRows() | DeleteRows():
+                    require_steady_condition(connection, action)
+                    _parse_change(connection, action)
+                case RestoreRows() | ReinsertRows():
+                    _parse_return(connection, action)
                 case Analyze():
                     pass
                 case _:
@@ -156,6 +167,20 @@ def _parse_backfill(connection: psycopg.Connection[TupleRow], action: Backfill) 
         connection.execute(
             sql.SQL("UPDATE {} SET {} WHERE ").format(action.table.identifier, assignments) + sql.SQL(action.unfilled)
         )
+
+
+def _parse_change(connection: psycopg.Connection[TupleRow], action: UpdateRows | DeleteRows) -> None:
+    """Run a batch over the expanded table, which has no rows here."""
+    statements = compose_change(action)
+    bounds: dict[str, object] = {"turn": 0} | {f"u{number}": None for number in range(len(action.key))}
+    connection.execute(statements.fill_first_range, bounds)
+    connection.execute(statements.pending, {"n": 1})
+
+
+def _parse_return(connection: psycopg.Connection[TupleRow], action: RestoreRows | ReinsertRows) -> None:
+    statements = compose_return(action)
+    connection.execute(statements.page, {"from": 0, "n": 1})
+    connection.execute(statements.waiting, {})
 
 
 def _files(connection: psycopg.Connection[TupleRow], scope: Sequence[TableName]) -> Mapping[TableName, int]:

@@ -22,6 +22,15 @@ failed, so that the new columns hold what the old ones could not take. One marke
 of one group overwrite what the new application wrote through another.
 """
 
+DUE_COLUMN = "lockstep_due"
+"""Second marker column, of a table whose rows an UPDATE or DELETE of the change concerns: one bit a statement.
+
+Rows that are there when it is added have every bit, later ones none; a statement clears its bit in the row that it
+changes. So each row is changed once, whatever becomes of its key, of the runner, or of a COMMIT's answer.
+"""
+
+OWN_COLUMNS = frozenset({PENDING_COLUMN, DUE_COLUMN})
+
 DIRECTION_SETTING = "lockstep.direction"
 """Session setting that overrides the sync trigger's reading of a write: ``up``, ``down`` or ``none``."""
 

@@ -114,7 +114,75 @@ class Backfill(Part):
     personal_key: bool = False
 
 
-Action = Annotated[Transaction | BuildIndex | DropIndex | Reindex | Analyze | Backfill, Field(discriminator="kind")]
+class UpdateRows(Part):
+    """An UPDATE of the user's in key order, in batches, until no row is due.
+
+    ``due`` is the predicate that says that a row has still to be changed; ``assignments`` make it false, so no row is
+    changed twice. Names in front of columns are ``alias``. Where ``kept`` is a table, it receives of every changed row,
+    in the same transaction, the key (``k0`` …), the old values of ``columns`` (``b0`` …) and what was written into them
+    (``w0`` …). The table's triggers fire, the sync among them.
+    """
+
+    kind: Literal["update_rows"] = "update_rows"
+    table: TableName
+    alias: str
+    key: tuple[str, ...]
+    key_types: tuple[str, ...]
+    due: str
+    assignments: tuple[Assignment, ...]
+    columns: tuple[str, ...] = ()
+    kept: TableName | None = None
+    personal_key: bool = False
+
+
+class DeleteRows(Part):
+    """A DELETE of the user's, as `UpdateRows`; ``kept`` receives the key and all ``columns`` (``b0`` …) of each row."""
+
+    kind: Literal["delete_rows"] = "delete_rows"
+    table: TableName
+    alias: str
+    key: tuple[str, ...]
+    key_types: tuple[str, ...]
+    due: str
+    columns: tuple[str, ...]
+    kept: TableName
+    personal_key: bool = False
+
+
+class RestoreRows(Part):
+    """Undo `UpdateRows`: rows that still hold what was written get their old values; others are the application's."""
+
+    kind: Literal["restore_rows"] = "restore_rows"
+    table: TableName
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    kept: TableName
+
+
+class ReinsertRows(Part):
+    """Undo `DeleteRows`, the last deleted first; a row whose key or unique value is taken meanwhile stays away."""
+
+    kind: Literal["reinsert_rows"] = "reinsert_rows"
+    table: TableName
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    kept: TableName
+
+
+RowChange = UpdateRows | DeleteRows
+Action = Annotated[
+    Transaction
+    | BuildIndex
+    | DropIndex
+    | Reindex
+    | Analyze
+    | Backfill
+    | UpdateRows
+    | DeleteRows
+    | RestoreRows
+    | ReinsertRows,
+    Field(discriminator="kind"),
+]
 
 
 class Irreversible(Part):
@@ -153,7 +221,7 @@ Severity = Literal["CRITICAL", "WARNING", "INFO"]
 
 CheckKind = Literal[
     "orphans", "duplicates", "rule", "parity", "unfilled", "sync_failures", "sync_conflicts", "unheld", "aggregates",
-    "row_count", "schema", "index_validity", "constraint_validity", "old_writers", "not_null",
+    "row_count", "schema", "index_validity", "constraint_validity", "old_writers", "not_null", "due",
 ]  # fmt: skip
 
 

@@ -24,6 +24,8 @@ from tasks.planning.change import (
     IndexDropped,
     TableRenamed,
 )
+from tasks.planning.checks.rows import key_columns
+from tasks.planning.data_changes import NO_DATA, DataChanges
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.expressions import inline
 from tasks.planning.fit import window_notes
@@ -78,9 +80,9 @@ def changed_tables(meant: Meant) -> tuple[TableName, ...]:
     return tuple(sorted({change.table for change in found if isinstance(change, _TABLE_CHANGES)}))
 
 
-def touched_tables(intent: Intent, meant: Meant) -> tuple[TableName, ...]:
-    """Return the tables whose rooms carry something out, those of rebuilt indexes included, sorted."""
-    return tuple(sorted({*changed_tables(meant), *intent.reindexed}))
+def touched_tables(intent: Intent, meant: Meant, data: DataChanges = NO_DATA) -> tuple[TableName, ...]:
+    """Return the tables whose rooms carry something out, those of rebuilt indexes and changed rows included, sorted."""
+    return tuple(sorted({*changed_tables(meant), *intent.reindexed, *data.tables}))
 
 
 def _is_apart(change: Change, meant: Meant) -> bool:
@@ -143,7 +145,7 @@ def _refuse_domains_without_null(draft: Draft, before: Catalog, after: Catalog) 
 def make_plan(
     intent: Intent, before: Catalog, after: Catalog, meant: Meant,
     found: Sequence[Draft], canonical: Mapping[Way, Canonical], notes: Sequence[Note] = (),
-    direct: Sequence[DirectRetype] = (),
+    direct: Sequence[DirectRetype] = (), data: DataChanges = NO_DATA,
 ) -> Plan:  # fmt: skip
     """Return the plan, without schema hashes; those come from proving it on a clone.
 
@@ -153,13 +155,13 @@ def make_plan(
         Unsupported: something that this version does not carry out, by name.
         SpecError: the spec contradicts the database.
     """
-    tables = touched_tables(intent, meant)
+    tables = touched_tables(intent, meant, data)
     _refuse_divided(before, meant.changes, intent)
     works = []
     apart = Apart()
     for name in tables:
         drafted = [d for d in found if d.table == name]
-        change = _table_change(intent, before, after, name, meant.changes, drafted, canonical, direct)
+        change = _table_change(intent, before, after, name, meant.changes, drafted, canonical, direct, data)
         carried = carry(change, before, after, meant)
         works.append(work_on(change, carried.parts))
         apart += carried.apart
@@ -196,20 +198,24 @@ def make_plan(
             *apart.notes,
         ),
         reverse=""
-        if not works or (additive and not direct)
+        if not works or (not direct and (additive or _only_changes_rows(works)))
         else reverse_spec(intent.name, intent.database, [work.change for work in works]),
     )
 
 
+def _only_changes_rows(works: Sequence[Work]) -> bool:
+    """Whether a reverse migration would have nothing to say: what rows held before is kept, or gone."""
+    return all(work.change.own_statements and not work.change.found for work in works)
+
+
 def _table_change(
     intent: Intent, before: Catalog, after: Catalog, name: TableName, changes: Sequence[Change],
-    found: Sequence[Draft], canonical: Mapping[Way, Canonical], direct: Sequence[DirectRetype],
+    found: Sequence[Draft], canonical: Mapping[Way, Canonical], direct: Sequence[DirectRetype], data: DataChanges,
 ) -> TableChange:  # fmt: skip
     old, new = _pair(before, after, name)
     coming = {c.name for c in new.columns} - {c.name for c in old.columns}
     groups = tuple(_group(old, new, number, draft, canonical, coming) for number, draft in enumerate(found))
     _refuse_checks_across_groups(old, new, groups)
-    key = old.primary_key.columns if old.primary_key else ()
     taken = {index.name for table in before.tables if table.name.schema == name.schema for index in table.indexes}
     taken |= {table.name.name for table in before.tables if table.name.schema == name.schema}
     taken |= {constraint.name for constraint in old.constraints}
@@ -219,7 +225,7 @@ def _table_change(
         after=new,
         groups=groups,
         settings=intent.settings,
-        personal_key=any(f"{name.schema}.{name.name}.{column}" in intent.personal for column in key),
+        personal_key=any(f"{name.schema}.{name.name}.{column}" in intent.personal for column in key_columns(old)),
         taken_names=frozenset(taken),
         direct=tuple(retype for retype in direct if retype.column.table == name),
         found=tuple(
@@ -228,6 +234,8 @@ def _table_change(
             if isinstance(change, _TABLE_CHANGES) and change.table == name and not getattr(change, "consequence", False)
         ),
         reindexed=intent.reindexed.get(name, ()),
+        data=data.of(name),
+        late=data.late_columns(name),
     )
 
 
@@ -369,6 +377,8 @@ def _why(works: Sequence[Work], apart: Apart, additive: bool) -> str:
     ]
     parts = [f"columns that both application versions must see ({'; '.join(moved)})"] if moved else []
     parts += [f"columns that the old version still uses and that go ({', '.join(dropped)})"] if dropped else []
+    changed = [str(work.change.name) for work in works if work.change.own_statements]
+    parts += [f"rows to change, whose old values are kept until contract ({', '.join(changed)})"] if changed else []
     demands = [demand for work in works for demand in work.parts.demands]
     parts += [f"demands that the old version need not keep to ({'; '.join(demands)})"] if demands else []
     parts += [f"tables under a new name ({', '.join(map(str, apart.renamed))})"] if apart.renamed else []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _DATA = (
-    "Say how values are computed in the spec's mapping, e.g.  mapping: {table.column: {up: …}}  : Lockstep fills the"
-    " rows in batches and keeps them in step. Other data changes belong before or after the migration."
+    "Run it by itself, before or after the migration. UPDATE and DELETE of one table may stand in a change: Lockstep"
+    " carries them out in batches."
 )
 _NO_SCHEMA = "Remove it: it does not change the schema."
 _OPAQUE = "Write the schema statements that it would run: what a block of code does cannot be planned from its text."
@@ -19,7 +19,7 @@ _CLUSTER = "Run it by itself before the migration: it concerns the whole server,
 _MAINTENANCE = "Remove it: Lockstep analyses what it fills; run other maintenance by itself."
 
 REFUSED: dict[str, str] = {
-    **dict.fromkeys(("insert", "update", "delete", "merge", "copy", "truncate"), _DATA),
+    **dict.fromkeys(("insert", "merge", "copy", "truncate"), _DATA),
     **dict.fromkeys(("create_table_as",), _FROM_QUERY),
     **dict.fromkeys(
         ("select", "explain", "show", "declare_cursor", "fetch", "close_portal", "listen", "unlisten", "notify"),

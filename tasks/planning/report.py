@@ -19,6 +19,7 @@ from tasks.planning.plan import (
     Backfill,
     BuildIndex,
     Check,
+    DeleteRows,
     DropIndex,
     Forecast,
     Gate,
@@ -28,9 +29,13 @@ from tasks.planning.plan import (
     Phase,
     Plan,
     Reindex,
+    ReinsertRows,
+    RestoreRows,
+    RowChange,
     Severity,
     Step,
     Transaction,
+    UpdateRows,
 )
 
 LONGEST_UNDO = 120
@@ -266,8 +271,29 @@ def operation(action: Action) -> str:
                 f"-- in batches, in the order of ({', '.join(action.key)}), until no row is left:\n"
                 f"UPDATE {action.table}\n   SET {assigned.strip()}\n WHERE {action.unfilled};"
             )
+        case UpdateRows():
+            assigned = ",\n".join(f"       {a.column} = {a.expression}" for a in action.assignments)
+            named = f" AS {action.alias}" if action.alias != action.table.name else ""
+            return (
+                f"-- in batches, in the order of ({', '.join(action.key)}), each row once{_keeping(action)}:\n"
+                f"UPDATE {action.table}{named}\n   SET {assigned.strip()}\n WHERE {action.due};"
+            )
+        case DeleteRows():
+            named = f" AS {action.alias}" if action.alias != action.table.name else ""
+            return (
+                f"-- in batches, in the order of ({', '.join(action.key)}){_keeping(action)}:\n"
+                f"DELETE FROM {action.table}{named}\n WHERE {action.due};"
+            )
+        case RestoreRows():
+            return f"give the rows in {action.kept} that still hold what was written their old values, in batches"
+        case ReinsertRows():
+            return f"insert the rows in {action.kept} again, in batches"
         case unreachable:
             assert_never(unreachable)
+
+
+def _keeping(action: RowChange) -> str:
+    return f", old values into {action.kept}" if action.kept is not None else ""
 
 
 def undo(step: Step) -> str:

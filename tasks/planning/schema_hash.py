@@ -24,7 +24,7 @@ from functools import lru_cache
 
 from tasks.planning.catalog import Catalog, Column, Constraint, Dependent, Index, SchemaObject, Table, Trigger
 from tasks.planning.definitions import settled_constraint, version_free
-from tasks.planning.names import LOCKSTEP_SCHEMA, PENDING_COLUMN, TableName
+from tasks.planning.names import LOCKSTEP_SCHEMA, OWN_COLUMNS, TableName
 
 UNCLONED_KINDS = frozenset({"privileges", "publication", "default acl", "event trigger", "extension", "schema"})
 """Objects that a clone does not carry or that differ from server to server by nature: an extension's version."""
@@ -80,7 +80,7 @@ def describe_difference(expected: str, found: str) -> tuple[str, ...]:
 def _table_lines(table: Table) -> Iterator[str]:
     name = str(table.name)
     yield _line("table", name, *_table_facts(table))
-    yield from sorted(_column_line(name, column) for column in table.columns if column.name != PENDING_COLUMN)
+    yield from sorted(_column_line(name, column) for column in table.columns if column.name not in OWN_COLUMNS)
     yield from sorted(_constraint_line(name, item) for item in table.constraints if not _own(item.name))
     yield from sorted(_index_line(name, item) for item in table.indexes if not _own(item.name))
     yield from sorted(_trigger_line(name, item) for item in table.triggers if not _own(item.name))
@@ -145,7 +145,7 @@ def _trigger_line(table: str, item: Trigger) -> str:
 
 
 def _dependent_line(table: str, item: Dependent) -> str:
-    columns = [column for column in item.columns if column != PENDING_COLUMN]
+    columns = [column for column in item.columns if column not in OWN_COLUMNS]
     return _line("dependent of", table, item.kind, item.name, f"({', '.join(sorted(columns))})", _definition(item))
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict
 
-from tasks.planning import expression_tree, parser
+from tasks.planning import data_statements, expression_tree, parser
 from tasks.planning.catalog import Catalog, Table
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.names import TableName
@@ -67,6 +67,10 @@ class Statement(BaseModel):
     """Per ALTER COLUMN … TYPE … USING: the expression as written, in the names valid at this statement."""
     renames: tuple[Rename, ...] = ()
     rebuild: Rebuild | None = None
+    data: data_statements.Written | None = None
+    """What an UPDATE or DELETE says."""
+    defaulted: tuple[tuple[TableName, str], ...] = ()
+    """Columns that ADD COLUMN gives a DEFAULT, so that existing rows get it too."""
     concurrent: bool = False
     transactional_sql: str = ""
     """What runs inside a transaction: ``sql``, or its form without CONCURRENTLY, or with IF NOT EXISTS.
@@ -93,28 +97,47 @@ def parse_change(text: str, *, source: str, first_line: int = 1) -> tuple[Statem
 
 def using_expressions(statements: Sequence[Statement]) -> tuple[Using, ...]:
     """Return every USING of the change in the names from before it, so that it fits the catalog before the change."""
-    tables: dict[TableName, TableName] = {}
-    columns: dict[TableName, dict[str, str]] = {}
+    names = NamesBefore()
     found: list[Using] = []
     for statement in statements:
         for (table, column), expression in statement.using.items():
-            first = tables.get(table, table)
-            names = columns.get(first, {})
             found.append(
                 Using(
-                    table=first,
-                    column=names.get(column, column),
-                    expression=expression_tree.renamed(expression, names),
+                    table=names.table(table),
+                    column=names.column(table, column),
+                    expression=expression_tree.renamed(expression, names.columns(table)),
                 )
             )
-        for rename in statement.renames:
-            first = tables.get(rename.table, rename.table)
-            if rename.column is None:
-                tables[TableName(rename.table.schema, rename.to)] = first
-            else:
-                names = columns.setdefault(first, {})
-                names[rename.to] = names.pop(rename.column, rename.column)
+        names.follow(statement)
     return tuple(found)
+
+
+class NamesBefore:
+    """What the names that are valid at a statement were before the change, by following its renames."""
+
+    def __init__(self) -> None:
+        self._tables: dict[TableName, TableName] = {}
+        self._columns: dict[TableName, dict[str, str]] = {}
+
+    def table(self, name: TableName) -> TableName:
+        return self._tables.get(name, name)
+
+    def column(self, table: TableName, name: str) -> str:
+        """Return the column's name before the change; its first name, where the change adds it."""
+        return self.columns(table).get(name, name)
+
+    def columns(self, table: TableName) -> dict[str, str]:
+        """Return the table's renamed columns: name now → name before."""
+        return self._columns.get(self.table(table), {})
+
+    def follow(self, statement: Statement) -> None:
+        for rename in statement.renames:
+            first = self.table(rename.table)
+            if rename.column is None:
+                self._tables[TableName(rename.table.schema, rename.to)] = first
+            else:
+                names = self._columns.setdefault(first, {})
+                names[rename.to] = names.pop(rename.column, rename.column)
 
 
 def find_table(catalog: Catalog, written: TableName, search_path: Sequence[str] = ("public",)) -> Table | None:
@@ -173,6 +196,7 @@ def _statement(item: parser.Parsed, text: str, source: str, first_line: int) -> 
         )
     rebuild = _rebuild(item, f"{source}, line {line}")
     concurrent = rebuild is None and parser.is_concurrent(item.node)
+    is_data = item.name in data_statements.VERBS
     return Statement(
         sql=item.text,
         kind=kind,
@@ -181,6 +205,8 @@ def _statement(item: parser.Parsed, text: str, source: str, first_line: int) -> 
         using=dict(_using(item)),
         renames=tuple(_renames(item, kind)),
         rebuild=rebuild,
+        data=data_statements.read(item, f"{source}, line {line}") if is_data else None,
+        defaulted=tuple(_defaulted(item)),
         concurrent=concurrent,
         transactional_sql=_in_transaction(item, kind, rebuild, is_concurrent=concurrent),
     )
@@ -303,7 +329,7 @@ def _using(item: parser.Parsed) -> Iterator[tuple[tuple[TableName, str], str]]:
 def _commands(text: str) -> list[list[parser.Token]]:
     """Return the words of a statement, divided where a comma stands outside all parentheses and brackets."""
     found: list[list[parser.Token]] = [[]]
-    for token, depth in _depths(parser.tokens(text)):
+    for token, depth in data_statements.depths(parser.tokens(text)):
         if token.word == "," and depth == 0:
             found.append([])
         else:
@@ -312,21 +338,20 @@ def _commands(text: str) -> list[list[parser.Token]]:
 
 
 def _after_using(text: str, words: Sequence[parser.Token]) -> str | None:
-    for position, (token, depth) in enumerate(_depths(words)):
+    for position, (token, depth) in enumerate(data_statements.depths(words)):
         if token.word == "USING" and depth == 0 and position + 1 < len(words):
             return text.encode()[words[position + 1].start : words[-1].end].decode()
     return None
 
 
-def _depths(words: Sequence[parser.Token]) -> Iterator[tuple[parser.Token, int]]:
-    """Yield each word with the number of parentheses and brackets that are open around it."""
-    depth = 0
-    for token in words:
-        depth += (token.word in _OPENING) - (token.word in _CLOSING)
-        yield token, depth
-
-
-_OPENING, _CLOSING = ("(", "["), (")", "]")
+def _defaulted(item: parser.Parsed) -> Iterator[tuple[TableName, str]]:
+    if item.name != "alter_table_stmt":
+        return
+    table = TableName(item.node.relation.schemaname, item.node.relation.relname)
+    for command in item.node.cmds:
+        definition = getattr(command.alter_table_cmd, "def").column_def
+        if any(_object(part.constraint, "contype") == "constr_default" for part in definition.constraints):
+            yield table, definition.colname
 
 
 def _renames(item: parser.Parsed, kind: str) -> Iterator[Rename]:

@@ -14,9 +14,23 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from tasks.database import ledger, oracle
+from tasks.database.backfill_sql import TURNS, keys
 from tasks.database.connection import Target, connect
+from tasks.database.row_changes_sql import compose_change, compose_return
 from tasks.planning.names import PENDING_COLUMN
-from tasks.planning.plan import Analyze, Backfill, BuildIndex, DropIndex, Plan, Reindex, Transaction
+from tasks.planning.plan import (
+    Analyze,
+    Backfill,
+    BuildIndex,
+    DeleteRows,
+    DropIndex,
+    Plan,
+    Reindex,
+    ReinsertRows,
+    RestoreRows,
+    Transaction,
+    UpdateRows,
+)
 from tasks.planning.spec import LoadedSpec, load
 
 PHASES = ("expand", "backfill", "constrain", "switch", "contract")
@@ -99,8 +113,25 @@ def perform(connection: psycopg.Connection[TupleRow], actions: Sequence[Any]) ->
                 fill(connection, action)
             case Analyze():
                 connection.execute(sql.SQL("ANALYZE {}").format(action.table.identifier))
+            case UpdateRows() | DeleteRows():
+                change_all(connection, action)
+            case RestoreRows() | ReinsertRows():
+                start = 2**63 - 1 if isinstance(action, ReinsertRows) else 0
+                with connection.transaction():
+                    connection.execute(compose_return(action).page, {"from": start, "n": 2**31})
             case _:
                 raise AssertionError(action)
+
+
+def change_all(connection: psycopg.Connection[TupleRow], action: UpdateRows | DeleteRows) -> int:
+    """Change every row that is due in one batch and return how many there were."""
+    statements = compose_change(action)
+    last = connection.execute(statements.first_last_page, {"n": 2**31}).fetchone()
+    if last is None:
+        return 0
+    found = connection.execute(statements.fill_first_range, {"turn": TURNS} | keys("u", last[:-1])).fetchone()
+    assert found is not None
+    return int(found[0])
 
 
 def fill(connection: psycopg.Connection[TupleRow], action: Backfill) -> int:

@@ -154,7 +154,7 @@ def ask(target: Target, question: str) -> list[tuple[object, ...]]:
 def start_phase(
     target: Target, name: str, environment: Mapping[str, str], *, migration: str = NAME
 ) -> subprocess.Popen[str]:
-    """Run one phase in a process of its own; exit code 0 when it is done, the error on stderr."""
+    """Run a phase, or undo it (``undo:<phase>``), in a process of its own; exit code 0 when done, errors on stderr."""
     command = [sys.executable, "-m", "tests.integration.synthetic", target.conninfo, migration, name]
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -165,6 +165,9 @@ def _main(conninfo: str, migration: str, name: str) -> None:
     # A shell's background job, which the tests may be, has it ignored, and so would this process.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with open_runner(Target("test", conninfo), migration) as runner:
+        if name.startswith("undo:"):
+            runner.undo_phase(name.removeprefix("undo:"), ignore)
+            return
         runner.run_phase(name, ignore)
         runner.finish_phase(name)
 

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from tasks.planning import parser
 from tasks.planning.catalog import Column, Constraint, Index, Table
+from tasks.planning.checks.data import due
 from tasks.planning.checks.index_terms import key_list
 from tasks.planning.checks.parity import expanded
 from tasks.planning.checks.suites import (
@@ -79,7 +80,7 @@ COMING = Coming(
 )
 GATES = {
     "preflight": preflight_gate(Scope(changed=(BEFORE, ODD), rules=(RULE,)), [COMING]),
-    "backfill": backfill_gate("m", SCOPE, [GROUP]),
+    "backfill": backfill_gate("m", SCOPE, [GROUP], [due(EXPANDED, "statement 2", "t", "t.old > 0")]),
     "equality": equality_gate("m", SCOPE, [GROUP], PROMISED),
     "contract": contract_gate("m", SCOPE, [GROUP], PROMISED),
     "final": final_gate(SCOPE, PROMISED),

@@ -106,12 +106,15 @@ def preflight_gate(scope: Scope, coming: Sequence[Coming] = (), promised: Promis
     )
 
 
-def backfill_gate(migration: str, scope: Scope, groups: Sequence[MappedGroup]) -> Gate:
-    """Return the gate after the backfill: every row has both shapes and no write failed to reach the other."""
+def backfill_gate(migration: str, scope: Scope, groups: Sequence[MappedGroup], changed: Sequence[Check] = ()) -> Gate:
+    """Return the gate after the backfill: every row has both shapes and no write failed to reach the other.
+
+    ``changed`` are the checks of the data changes.
+    """
     return Gate(
         name="backfill",
-        title="Every row has both shapes",
-        checks=(*(row_count(table) for table in scope.changed), *_in_step(migration, scope, groups)),
+        title="Every row has both shapes" if groups else "Every row is changed as the change says",
+        checks=(*(row_count(table) for table in scope.changed), *_in_step(migration, scope, groups), *changed),
     )
 
 

@@ -47,11 +47,21 @@ def _coming(change: TableChange, column: Column) -> Contribution:
                 remedy="Give it a DEFAULT, or add to the spec:  "
                 f'mapping: {{{change.name.name}.{column.name}: {{up: "…"}}}}',
             )
-        if column.default is not None:
+        filled = {name for statement in change.data for name in statement.columns}
+        if column.not_null and column.name in change.late - filled:
+            raise SpecError(
+                f"{change.name}.{display(column.name)} becomes NOT NULL, but its DEFAULT is set apart from ADD COLUMN "
+                "and so is for later rows only: nothing says what existing rows get.",
+                remedy="Write the DEFAULT into ADD COLUMN, or UPDATE the rows in the same change.",
+            )
+        if column.default is not None and column.name not in change.late:
             parts.append(verbatim(f" DEFAULT {column.default}"))
-        if column.not_null:
+        if column.not_null and column.name not in change.late:
             parts.append(sql.SQL(" NOT NULL"))
     statements = [change.alter("{rest}", rest=sql.Composed(parts))]
+    if column.name in change.late and column.default is not None:
+        # By itself it is for later rows only: no rewrite, whatever it computes.
+        statements.append(change.alter("ALTER COLUMN {c} SET DEFAULT {d}", c=name, d=verbatim(column.default)))
     if column.comment is not None:
         statements.append(
             sql.SQL("COMMENT ON COLUMN {} IS {}")

@@ -34,6 +34,8 @@ def contribute(change: TableChange) -> Contribution:
         column = change.after.column(name)
         if column is not None and column.not_null:
             total += _not_null(change, name)
+    for name in change.late_not_null:
+        total += _late_not_null(change, name)
     for constraint in change.coming_constraints:
         total += _coming(change, constraint)
     return total
@@ -82,10 +84,62 @@ def _not_null(change: TableChange, column: str) -> Contribution:
     return _guarded(change, (column,), expression, tolerant, strict, where, tighten, ())
 
 
+def _late_not_null(change: TableChange, column: str) -> Contribution:
+    """Once every row has its value: until then the old application may write a row that has none yet."""
+    name = sql.Identifier(column)
+    guard = own_name("nn", change.migration, *change.name, column)
+    where = f"{change.name}.{display(column)}"
+    set_not_null = change.alter("ALTER COLUMN {c} SET NOT NULL", c=name)
+    expression = sql.SQL("({} IS NOT NULL)").format(name).as_string()
+    drop_guard = change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(guard))
+    return Contribution(
+        constrain=(
+            *_checked(change, guard, f"CHECK {expression}", f"Refuse NULL in {where}"),
+            short_step(
+                change,
+                f"constrain/not-null/{where}",
+                f"Make {where} NOT NULL by the validated check",
+                (set_not_null, drop_guard),
+                undo=(
+                    Transaction(
+                        statements=(
+                            change.alter("ALTER COLUMN {c} DROP NOT NULL", c=name),
+                            change.alter(
+                                "ADD CONSTRAINT {c} CHECK {e}", c=sql.Identifier(guard), e=verbatim(expression)
+                            )
+                            + " NOT VALID",
+                        )
+                    ),
+                ),
+            ),
+        )
+    )
+
+
+def _checked(change: TableChange, name: str, definition: str, title: str) -> tuple[Step, Step]:
+    """Add a CHECK that is not yet validated, and validate it, once the rows have their values."""
+    add = change.alter("ADD CONSTRAINT {c} {d} NOT VALID", c=sql.Identifier(name), d=verbatim(definition))
+    drop = change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(name))
+    added = short_step(
+        change,
+        f"constrain/check/{change.name}.{name}",
+        f"{title}, not yet validated",
+        (add,),
+        undo=(Transaction(statements=(drop,)),),
+    )
+    return added, validate_step(change, f"constrain/validate/{change.name}.{name}", name)
+
+
 def _check(change: TableChange, constraint: Constraint) -> Contribution:
     expression = check_expression(constraint)
     if not change.unfilled_bits(constraint.columns) and set(constraint.columns) - change.new_names:
         return demands.check(change, constraint)
+    if set(constraint.columns) & change.computed and not change.unfilled_bits(constraint.columns):
+        definition = constraint.definition.removesuffix(" NOT VALID")
+        title = f"Add the constraint {constraint.name} to {change.name}"
+        return Contribution(
+            constrain=_checked(change, constraint.name, definition, title), validated=(constraint.name,)
+        )
     if not change.unfilled_bits(constraint.columns):
         # Over plain new columns only: the old application never writes them, so the strict form can stand at once.
         add = change.alter(
@@ -171,7 +225,9 @@ def _unique(change: TableChange, constraint: Constraint) -> Contribution:
 def _binds_old_writers(change: TableChange, columns: tuple[str, ...]) -> bool:
     """Whether rows of the old version can be alike: they have the defaults of the new columns, none of them NULL."""
     new = [column for column in change.new if column.name in columns]
-    return not set(columns) & change.mapped and all(column.default is not None for column in new)
+    return not set(columns) & change.mapped and all(
+        column.default is not None and column.name not in change.volatile for column in new
+    )
 
 
 def _foreign_key(change: TableChange, constraint: Constraint) -> Contribution:

@@ -10,6 +10,7 @@ from psycopg import sql
 
 from tasks.planning.catalog import Column, Constraint, Index, Table
 from tasks.planning.change import Change
+from tasks.planning.data_changes import RowStatement
 from tasks.planning.errors import Unsupported
 from tasks.planning.names import TableName, own_name, verbatim
 from tasks.planning.plan import Action, Forecast, Irreversible, LockMode, LockUse, Note, Step, Transaction
@@ -48,6 +49,10 @@ class TableChange:
     """The table's differences, without what PostgreSQL made itself of another one."""
     reindexed: tuple[str, ...] = ()
     """Indexes that the user has rebuilt: no catalog shows it."""
+    data: tuple[RowStatement, ...] = ()
+    """What is done to its rows, in order: Lockstep's own fills first."""
+    late: frozenset[str] = frozenset()
+    """New columns whose DEFAULT is for later rows only."""
 
     @property
     def name(self) -> TableName:
@@ -95,6 +100,25 @@ class TableChange:
     @cached_property
     def dropped_names(self) -> frozenset[str]:
         return frozenset(column.name for column in self.dropped)
+
+    @property
+    def own_statements(self) -> tuple[RowStatement, ...]:
+        """The UPDATE and DELETE statements of the user's."""
+        return tuple(statement for statement in self.data if statement.number)
+
+    @cached_property
+    def computed(self) -> frozenset[str]:
+        """New columns that rows get their values of by a data step, so not before the backfill."""
+        return self.late | (self.new_names & {column for statement in self.data for column in statement.columns})
+
+    @property
+    def volatile(self) -> frozenset[str]:
+        """New columns whose DEFAULT gives each row a value of its own."""
+        return frozenset(column for statement in self.data if not statement.number for column in statement.columns)
+
+    @property
+    def late_not_null(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.new if c.not_null and c.name in self.late)
 
     @property
     def coming_constraints(self) -> tuple[Constraint, ...]:

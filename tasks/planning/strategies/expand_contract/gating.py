@@ -21,7 +21,7 @@ from tasks.planning.checks.suites import (
 from tasks.planning.checks.uniqueness import unique_key
 from tasks.planning.names import TableName
 from tasks.planning.plan import BuildIndex, Gate, MappedGroup
-from tasks.planning.strategies.expand_contract import demands
+from tasks.planning.strategies.expand_contract import data, demands
 from tasks.planning.strategies.expand_contract.apart import Apart
 from tasks.planning.strategies.expand_contract.contribution import check_expression
 from tasks.planning.strategies.expand_contract.kept import dropped_constraints, dropped_indexes
@@ -42,7 +42,8 @@ class Gates:
         self._groups = groups
 
     def preflight(self) -> Gate:
-        asked = [self._asked(work) for work in self._works]
+        # What the change demands may become true only by its own UPDATE or DELETE: contract asks then.
+        asked = [self._asked(work) for work in self._works if not work.change.own_statements]
         return preflight_gate(
             self._scope(_sound_before),
             [*(_coming(work) for work in self._works), *asked],
@@ -50,7 +51,9 @@ class Gates:
         )
 
     def backfill(self) -> Gate:
-        return backfill_gate(self._around.migration, self._scope(self._during), self._groups)
+        personal = self._around.personal
+        changed = [check for work in self._works for check in data.checks(work.change, self._during(work), personal)]
+        return backfill_gate(self._around.migration, self._scope(self._during), self._groups, changed)
 
     def equality(self) -> Gate:
         return equality_gate(self._around.migration, self._scope(self._during), self._groups, self._promised())
@@ -141,6 +144,9 @@ def _coming(work: Work) -> Coming:
     projected: dict[str, str] = {}
     for group in change.groups:
         projected |= projection(group.up, change.after)
+    if change.own_statements:
+        # As above: what is built then will look.
+        return Coming(table=change.before, projected=projected)
     coming = change.coming_constraints
     # What a column without mapping gets is known only once it is there: the build of such an index looks at it then.
     keys = [c for c in coming if c.kind == "unique"] + [index for index in change.coming_indexes if index.unique]

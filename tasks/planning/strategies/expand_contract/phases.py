@@ -23,6 +23,7 @@ from tasks.planning.strategies.expand_contract import (
     altered,
     columns,
     constraints,
+    data,
     demands,
     indexes,
     opening,
@@ -51,6 +52,7 @@ _PRINTED_ALIKE = r"(smallint|integer|bigint|numeric|text|character|uuid|boolean|
 
 ROOMS: tuple[Callable[[TableChange], Contribution], ...] = (
     columns.contribute,
+    data.contribute,
     constraints.contribute,
     demands.contribute,
     opening.contribute,
@@ -85,7 +87,7 @@ def assemble(works: Sequence[Work], around: Surroundings, apart: Apart = NOTHING
     has_switch = opens_switch(works) or bool(apart.switch) or apart.has_contract
     gates = Gates(works, around, groups, apart, has_switch=has_switch)
     phases = [_expand(works, gates, apart)]
-    if any(work.is_filled for work in works):
+    if any(work.is_filled or work.change.data for work in works):
         phases.append(_backfill(works, gates))
     constrain = tuple(step for work in works for step in work.parts.constrain)
     if constrain or groups:
@@ -147,14 +149,25 @@ def _backfill(works: Sequence[Work], gates: Gates) -> Phase:
     for work in works:
         if work.is_filled:
             steps += [_analyze(work.change, "before"), _fill(work.change), _analyze(work.change, "after")]
+        elif work.change.data:
+            steps.append(_analyze(work.change, "before"))
+    changed = [item for work in works for item in data.steps(work.change)]
+    steps += [step for _, step in sorted(changed, key=lambda item: item[0])]
+    steps += [_analyze(work.change, "after") for work in works if work.change.data and not work.is_filled]
     return Phase(
         name="backfill",
-        purpose="Fill the new shape of the rows that were there before, in small batches.",
+        purpose=_backfill_purpose(works),
         application="Nothing to do: no statement waits for a batch, and no batch waits for a statement.",
         steps=tuple(steps),
         gate_after=gates.backfill(),
         heavy=True,
     )
+
+
+def _backfill_purpose(works: Sequence[Work]) -> str:
+    parts = ["fill the new shape of the rows that were there before"] if any(work.is_filled for work in works) else []
+    parts += ["change rows as the change says"] if any(work.change.data for work in works) else []
+    return f"{', then '.join(parts).capitalize()}, in small batches."
 
 
 def _constrain(steps: tuple[Step, ...], gates: Gates) -> Phase:
@@ -196,11 +209,15 @@ def _contract(works: Sequence[Work], gates: Gates, around: Surroundings, apart: 
     purpose = [*(["make the new demands, which the old version need not keep to"] if demanding else [])]
     purpose += ["make the new shape's constraints strict and remove the old shape"] if removes else []
     purpose += ["take away what only the old version uses"] if apart.has_contract else []
+    forgets = any(work.change.own_statements for work in works)
+    purpose += ["forget the old values of the changed rows"] if forgets else []
     purpose += [] if purpose else ["drop what only the old version needs, and give what is new its final name"]
     return Phase(
         name="contract",
         purpose=f"{', '.join(purpose).capitalize()}.",
-        application="Before this phase no instance of the old version may run any more.",
+        application="Before this phase no instance of the old version may run any more."
+        if removes or demanding or apart.has_contract or not forgets
+        else "Nothing to do.",
         steps=tuple(steps),
         gate_before=gates.contract() if works or apart.counted else None,
         gate_after=gates.final() if works else None,
@@ -216,12 +233,18 @@ def _removal(work: Work) -> Iterable[Step]:
     if work.has_sync:
         final = [*_remove_sync(work.change), *final]
     if final or parts.contract_rename:
-        lost = Irreversible(reason="The old columns are gone; the reverse migration in the plan computes them again.")
+        lost = Irreversible(
+            reason="The old columns are gone; the reverse migration in the plan computes them again."
+            if work.has_two_shapes
+            else "The old values that were kept are gone."
+        )
         named = (Transaction(statements=tuple(reversed(parts.contract_undo))),)
         yield short_step(
             work.change,
             f"contract/{work.change.name}",
             f"Remove the old shape of {work.change.name}"
+            if final and work.has_two_shapes
+            else f"Forget the old values of {work.change.name}"
             if final
             else f"Give what is new on {work.change.name} its final names",
             (*final, *parts.contract_rename),
@@ -232,6 +255,9 @@ def _removal(work: Work) -> Iterable[Step]:
 def _last_question(works: Sequence[Work], apart: Apart) -> str:
     """Return what is asked before contract; it says what no check can see."""
     demanded = [demand for work in works for demand in work.parts.demands]
+    forgotten = [str(work.change.name) for work in works if work.change.own_statements]
+    if forgotten and not demanded and not apart.has_contract and not any(work.has_two_shapes for work in works):
+        return f"Are the changed rows of {', '.join(forgotten)} right? What they held before is forgotten now."
     question = "Is the old application version gone everywhere?"
     if any(work.change.dropped for work in works):
         question += " The old columns are removed now."
