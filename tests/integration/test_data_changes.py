@@ -209,8 +209,11 @@ def test_what_the_application_writes_after_the_change_wins_over_going_back(shop:
     ]  # fmt: skip
 
 
-def test_a_row_is_changed_once_whatever_becomes_of_its_key(shop: Target, tmp_path: Path) -> None:
+def test_a_row_is_changed_once_whatever_becomes_of_its_key(
+    shop: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Moved ahead of the cursor after its change, behind it before; locked, and changed while it was locked."""
+    monkeypatch.setenv("LOCKSTEP_LEASE_SECONDS", "2")
     plan = plan_of(shop, tmp_path, "UPDATE item SET n = n + 1 WHERE n >= 0")
     run(shop, "expand")
     (step,) = [step for step in plan.phase("backfill").steps if isinstance(step.action, UpdateRows)]
@@ -255,7 +258,10 @@ def test_a_row_whose_values_make_the_statement_fail_stops_it_by_its_key(shop: Ta
     assert ask(shop, "SELECT n, count(*) FROM item WHERE id < 1000 GROUP BY n ORDER BY n") == [(20, 998), (25, 1)]
 
 
-def test_killed_between_batches_forward_and_in_the_middle_of_going_back(shop: Target, tmp_path: Path) -> None:
+def test_killed_between_batches_forward_and_in_the_middle_of_going_back(
+    shop: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCKSTEP_LEASE_SECONDS", "2")
     before = content(shop)
     plan = plan_of(shop, tmp_path, "UPDATE item SET n = n + 1; DELETE FROM pair WHERE v::int % 2 = 0;")
     run(shop, "expand")
@@ -283,10 +289,13 @@ def _start_undo(target: Target, phase: str, place: str) -> subprocess.Popen[str]
     return start_phase(target, f"undo:{phase}", {VARIABLE: place}, migration="data")
 
 
-def test_a_lost_answer_to_commit_changes_no_row_twice(shop: Target, tmp_path: Path) -> None:
+def test_a_lost_answer_to_commit_changes_no_row_twice(
+    shop: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCKSTEP_LEASE_SECONDS", "2")
     plan_of(shop, tmp_path, "UPDATE item SET n = n + 1")
     run(shop, "expand")
-    with lossy(shop, every=7) as (target, proxy):
+    with lossy(shop, every=25) as (target, proxy):
         run(target, "backfill")
         assert proxy.lost > 0
     assert ask(shop, "SELECT sum(n) FROM item") == [(ROWS * 45 // 10 + ROWS,)]
