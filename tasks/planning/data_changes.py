@@ -287,6 +287,8 @@ class _Place:
         return not beyond
 
     def statement(self) -> RowStatement:
+        if self._after.name != self._before.name and not self.populates:
+            raise Unsupported(f"{self.what} in one change with a new name of the table", instead=_SPLIT)
         found = RowStatement(
             number=self._number,
             verb=self._written.verb,

@@ -43,8 +43,9 @@ _AS_WRITTEN = frozenset(
 )  # fmt: skip
 
 _ROOM_KINDS = frozenset(
-    {"update", "delete",
+    {
         "alter_table", "create_index", "drop_index", "rename_column", "rename_index", "rename_constraint", "reindex",
+        "update", "delete",
     }
 )  # fmt: skip
 """Statements that rooms carry out where they concern a table that exists."""
