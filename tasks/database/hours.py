@@ -17,7 +17,7 @@ from tasks.database.ledger import Ledger
 from tasks.database.records import EventRecord, MigrationRecord, PhaseRecord, StepRecord
 from tasks.planning.errors import Waiting
 from tasks.planning.fit import Measured, Work, closed, expected_seconds, obstacle, waiting
-from tasks.planning.plan import Backfill, Phase, Plan, Step
+from tasks.planning.plan import IN_BATCHES, Phase, Plan, Step
 from tasks.planning.states import StepState
 from tasks.planning.windows import Window
 
@@ -151,7 +151,7 @@ def work_of(
     return Work(
         title=f"Step {step.id}",
         seconds=expected_seconds(step, measured(migration.plan, phases, steps)),
-        cut_after=0.0 if isinstance(step.action, Backfill) else max(cuts, default=0.0),
+        cut_after=0.0 if isinstance(step.action, IN_BATCHES) else max(cuts, default=0.0),
     )
 
 

@@ -22,7 +22,7 @@ from tasks.database.locks import Patience
 from tasks.database.progress import Report
 from tasks.database.records import StepRecord
 from tasks.planning.errors import LeaseLost, LockstepError, Waiting
-from tasks.planning.plan import Backfill, DeleteRows, Phase, Plan, UpdateRows
+from tasks.planning.plan import IN_BATCHES, Phase, Plan
 from tasks.planning.states import IllegalTransition, PhaseState, StepState
 
 
@@ -130,10 +130,7 @@ class Runner:
             return
         for phase in self.plan.phases:
             for step in phase.steps:
-                if (
-                    isinstance(step.action, Backfill | UpdateRows | DeleteRows)
-                    and records[step.id].state is StepState.DONE
-                ):
+                if isinstance(step.action, IN_BATCHES) and records[step.id].state is StepState.DONE:
                     self._executor.repeat(phase.name, step, report)
 
     def finish_phase(self, name: str) -> None:

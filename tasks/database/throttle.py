@@ -17,7 +17,7 @@ from tasks.database.gauge import Gauge, Work
 from tasks.database.lease import Lease
 from tasks.database.ledger import Ledger
 from tasks.planning.errors import Waiting
-from tasks.planning.plan import Backfill, BuildIndex, DeleteRows, Plan, Step, UpdateRows
+from tasks.planning.plan import IN_BATCHES, BuildIndex, Plan, Step
 from tasks.planning.throttle import Load, reasons
 
 LOOK_SECONDS = 1.0
@@ -62,7 +62,7 @@ class Throttle:
         Raises Waiting when the migration is paused.
         """
         self._step = step
-        if isinstance(step.action, Backfill | UpdateRows | DeleteRows | BuildIndex):
+        if isinstance(step.action, (*IN_BATCHES, BuildIndex)):
             self._look_at = self._measure_at = 0.0
             self._wait(hold)
         else:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from tasks.planning.errors import Waiting
-from tasks.planning.plan import Backfill, Note, Phase, Step
+from tasks.planning.plan import IN_BATCHES, Note, Phase, Step
 from tasks.planning.report import duration
 from tasks.planning.windows import Window
 
@@ -60,7 +60,7 @@ def expected_seconds(step: Step, measured: Iterable[Measured]) -> float:
 
     0 for a backfill, which stops between two batches and loses nothing.
     """
-    if isinstance(step.action, Backfill):
+    if isinstance(step.action, IN_BATCHES):
         return 0.0
     paces = [
         done.seconds / done.step.forecast.worst
@@ -145,7 +145,7 @@ def window_notes(window: Window | None, phases: Sequence[Phase]) -> tuple[Note, 
 
 def _note(window: Window, step: Step) -> Note:
     length, worst = duration(window.seconds), duration(step.forecast.worst)
-    if isinstance(step.action, Backfill):
+    if isinstance(step.action, IN_BATCHES):
         return Note(
             severity="INFO",
             text=f"Step {step.id} may take {worst}, and the maintenance window ({window}) is {length} long: it stops "

@@ -170,6 +170,8 @@ class ReinsertRows(Part):
 
 
 RowChange = UpdateRows | DeleteRows
+IN_BATCHES = (Backfill, UpdateRows, DeleteRows)
+"""What goes on where it stopped: in the middle of a step, from its cursor and the rows' marks."""
 Action = Annotated[
     Transaction
     | BuildIndex

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tasks.planning.catalog import Constraint, Table
+from tasks.planning.catalog import Column, Constraint, Table
 from tasks.planning.checks.parity import expanded
 from tasks.planning.checks.suites import (
     Coming,
@@ -19,7 +19,7 @@ from tasks.planning.checks.suites import (
     projection,
 )
 from tasks.planning.checks.uniqueness import unique_key
-from tasks.planning.names import TableName
+from tasks.planning.names import DUE_COLUMN, TableName
 from tasks.planning.plan import BuildIndex, Gate, MappedGroup
 from tasks.planning.strategies.expand_contract import data, demands
 from tasks.planning.strategies.expand_contract.apart import Apart
@@ -84,9 +84,10 @@ class Gates:
             later = {column.name: column for column in change.after.columns if column.name in change.direct_names}
             columns = tuple(later.get(column.name, column) for column in table.columns)
             table = table.model_copy(update={"columns": columns})
+        marked = (Column(name=DUE_COLUMN, attnum=0, type="integer", not_null=True),) if change.own_statements else ()
         if work.has_sync:
-            return expanded(table, change.new)
-        return table.model_copy(update={"columns": (*table.columns, *change.new)})
+            return expanded(table, (*change.new, *marked))
+        return table.model_copy(update={"columns": (*table.columns, *change.new, *marked)})
 
     def _asked(self, work: Work) -> Coming:
         """Return the demands on columns that stay, but for references to what is not there yet."""
