@@ -50,9 +50,10 @@ class Meter:
         elapsed = time.monotonic() - self._began
         rate = (self._done - self._first) / elapsed if elapsed > 0 else 0.0
         left = self._total - self._done
-        if left <= 0 or rate <= 0:
+        if left <= 0:
             return f"{self._done:,} rows are done. "
-        return f"{self._done:,} of {self._total:,} rows are done; the rest takes about {duration(left / rate)}. "
+        rest = f"; the rest takes about {duration(left / rate)}" if rate > 0 else ""
+        return f"{self._done:,} of {self._total:,} rows are done{rest}. "
 
     def tell(self, throttled: str = "") -> None:
         """Report now, with the reason where the step is held back."""

@@ -46,7 +46,7 @@ VALIDATE = "constrain/validate"
 PAUSE = "CREATE OR REPLACE FUNCTION pause() RETURNS int LANGUAGE plpgsql AS $$ BEGIN {} RETURN 0; END $$"
 SLOW, QUICK = PAUSE.format("PERFORM pg_sleep(0.001);"), PAUSE.format("")
 """What the backfill calls for each row: at most a thousand rows a second, or as many as it can."""
-ROWS = 6_000
+ROWS = 8_000
 HELD = "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) WHERE a.datname = current_database()"
 """Locks of others in this database; the asker's own end with its query."""
 
@@ -163,10 +163,10 @@ def test_a_heavy_phase_is_not_begun_outside_of_its_window_and_others_are(databas
 def test_a_backfill_stops_between_two_batches_and_goes_on_in_the_next_window(database: Target) -> None:
     expanded(database, ROWS)
     ask(database, SLOW)
-    move(database, open_for(database, 2))
+    move(database, open_for(database, 3))
     due = waits(database, "backfill")
     assert "has closed" in due.what
-    assert " of 6,000 rows are done; the rest takes about " in due.what
+    assert " of 8,000 rows are done" in due.what
     standing = waiting_standing(database)
     assert standing.phases["backfill"].state is PhaseState.RUNNING
     (progress,) = standing.progress
@@ -198,7 +198,7 @@ def test_a_backfill_stops_between_two_batches_and_goes_on_in_the_next_window(dat
 def test_a_stopped_backfill_can_be_undone(database: Target) -> None:
     expanded(database, ROWS)
     ask(database, SLOW)
-    move(database, open_for(database, 2))
+    move(database, open_for(database, 3))
     waits(database, "backfill")
     with open_runner(database, NAME) as runner:
         runner.undo_phase("backfill", ignore)
