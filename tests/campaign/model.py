@@ -64,7 +64,8 @@ STAMP = Kind(
 )
 BOOLEAN = Kind("boolean", "%(b)s", "g % 2 = 0")
 UUID = Kind("uuid", "md5(%(i)s::text)::uuid", "md5(g::text)::uuid")
-KINDS = (INT, BIGINT, TEXT, WORDS, NUMERIC, STAMP, BOOLEAN, UUID)
+SHORT = Kind("varchar(20)", "left(%(t)s, 20)", "'short ' || g")
+KINDS = (INT, BIGINT, TEXT, WORDS, NUMERIC, STAMP, BOOLEAN, UUID, SHORT)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ class Column:
     kind: Kind
     not_null: bool
     default: str | None = None
+    always_given: bool = False
+    """Nullable, and yet the application writes no NULL into it and leaves it out of no INSERT."""
+
+    @property
+    def has_nulls(self) -> bool:
+        return not (self.not_null or self.always_given)
 
     @property
     def definition(self) -> str:
@@ -140,7 +147,7 @@ class Table:
         found = {INSERTED: self._insert(self.columns)}
         for position, column in enumerate(columns):
             value = column.kind.sent
-            if not column.not_null and chance.random() < 0.5:
+            if column.has_nulls and chance.random() < 0.5:
                 value = f"CASE WHEN %(b)s THEN {value} END"
             found[f"update {position}"] = (
                 f"UPDATE {name} SET {escaped(quoted(column.name))} = {value} WHERE {self._where()}"
@@ -156,7 +163,8 @@ class Table:
 
     def _insert(self, columns: Sequence[Column]) -> str:
         # A column that may be left out is left out in every second case, by its place.
-        given = [c for position, c in enumerate(columns) if (c.not_null and c.default is None) or position % 2 == 0]
+        needed = [(c.not_null and c.default is None) or c.always_given for c in columns]
+        given = [c for position, c in enumerate(columns) if needed[position] or position % 2 == 0]
         targets = ", ".join(escaped(quoted(name)) for name in (*self.key.names, *(c.name for c in given)))
         values = ", ".join([*self.key.values("%(fresh)s"), *(c.kind.sent for c in given)])
         return f"INSERT INTO {escaped(self.quoted)} ({targets}) VALUES ({values})"
@@ -167,7 +175,7 @@ class Table:
 
 
 def _stored(column: Column) -> str:
-    return column.kind.stored if column.not_null else f"CASE WHEN g % 4 <> 0 THEN {column.kind.stored} END"
+    return f"CASE WHEN g % 4 <> 0 THEN {column.kind.stored} END" if column.has_nulls else column.kind.stored
 
 
 def random_table(chance: Random) -> Table:

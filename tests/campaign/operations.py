@@ -11,7 +11,20 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from tests.campaign.model import BOOLEAN, INT, NUMERIC, STAMP, TEXT, UUID, WORDS, Column, Kind, Table, quoted
+from tests.campaign.model import (
+    BOOLEAN,
+    INT,
+    NUMERIC,
+    SHORT,
+    STAMP,
+    TEXT,
+    UUID,
+    WORDS,
+    Column,
+    Kind,
+    Table,
+    quoted,
+)  # fmt: skip
 
 SPARE = ("fresh one", "Étage", "added", "later", "zz", "y" * 63)
 """Names of columns that come."""
@@ -58,6 +71,10 @@ class Change:
         column = self.chance.choice(fitting)
         self.pool.remove(column)
         return column
+
+    def exchange(self, column: Column, other: Column) -> None:
+        """Let the table have another column in a column's place from the start."""
+        self.table = self.table.with_columns([other if c.name == column.name else c for c in self.table.columns])
 
     def fresh_name(self) -> str:
         return self.names.pop(self.chance.randrange(len(self.names)))
@@ -202,10 +219,79 @@ def drop_index(change: Change) -> bool:
     return "drop_index" not in change.kinds
 
 
+def widen_in_place(change: Change) -> bool:
+    """A type that changes without a rewrite."""
+    column = change.take(SHORT)
+    if column is None:
+        return False
+    kind = change.chance.choice((replace(SHORT, type="varchar(40)", sent="left(%(t)s, 40)"), TEXT))
+    change.both(change.alter(f"ALTER COLUMN {quoted(column.name)} TYPE {kind.type}"))
+    change.after[column.name] = replace(column, kind=kind)
+    return True
+
+
+def set_not_null(change: Change) -> bool:
+    column = change.take(not_null=False)
+    if column is None:
+        return False
+    change.exchange(column, replace(column, always_given=True))
+    change.both(change.alter(f"ALTER COLUMN {quoted(column.name)} SET NOT NULL"))
+    change.after[column.name] = replace(column, not_null=True)
+    return True
+
+
+def drop_not_null(change: Change) -> bool:
+    column = change.take(not_null=True)
+    if column is None:
+        return False
+    change.both(change.alter(f"ALTER COLUMN {quoted(column.name)} DROP NOT NULL"))
+    change.after[column.name] = replace(column, not_null=False)
+    return True
+
+
+def set_default(change: Change) -> bool:
+    """On a column that the old application always gives, so that the moment does not matter."""
+    column = change.take(INT, not_null=True)
+    if column is None:
+        return False
+    change.both(change.alter(f"ALTER COLUMN {quoted(column.name)} SET DEFAULT 23"))
+    change.after[column.name] = replace(column, default="23")
+    return True
+
+
+def add_check(change: Change) -> bool:
+    column = change.take(INT)
+    if column is None:
+        return False
+    change.both(change.alter(f'ADD CONSTRAINT "in range" CHECK ({quoted(column.name)} BETWEEN 0 AND 5000)'))
+    return True
+
+
+def add_unique(change: Change) -> bool:
+    """Over the key and a column: what the application writes can never break it."""
+    column = change.take()
+    if column is None:
+        return False
+    columns = ", ".join(quoted(name) for name in (column.name, *change.table.key.names))
+    change.both(change.alter(f'ADD CONSTRAINT "only one" UNIQUE ({columns})'))
+    return True
+
+
+def add_foreign_key(change: Change) -> bool:
+    column = change.take(INT)
+    if column is None:
+        return False
+    change.setup.append('CREATE TABLE "parent" (id int PRIMARY KEY);')
+    change.setup.append('INSERT INTO "parent" SELECT generate_series(1, 1000);')
+    change.both(change.alter(f'ADD CONSTRAINT "has parent" FOREIGN KEY ({quoted(column.name)}) REFERENCES "parent"'))
+    return True
+
+
 OPERATIONS: Mapping[str, Operation] = {
     operation.__name__: operation
     for operation in (
         add_nullable, add_with_default, add_computed, rename, retype_and_rename, split, drop, create_index, drop_index,
+        widen_in_place, set_not_null, drop_not_null, set_default, add_check, add_unique, add_foreign_key,
     )
 }  # fmt: skip
 """A new kind of change is a new entry here."""

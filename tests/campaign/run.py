@@ -74,8 +74,8 @@ class _Run:
         self._database = database
         self._folder = folder
         self._chance = chance
-        self._table = random_table(chance)
-        self._change = random_change(self._table, chance)
+        self._change = random_change(random_table(chance), chance)
+        self._table = self._change.table
         self._new = self._change.new_shape()
         report.kinds, report.rows = tuple(self._change.kinds), self._table.rows
         self._setup = [self._table.setup().encode(), "\n".join(self._change.setup).encode()]

@@ -34,8 +34,10 @@ def ignore(progress: Progress) -> None:
 def forward(target: Target, name: str, until: str | None) -> None:
     plan = _begin(target, name, MigrationState.RUNNING)
     for phase in plan.phases:
-        if _state(target, name, phase.name) is not PhaseState.DONE:
-            _ask(target, plan, phase.gate_before)
+        state = _state(target, name, phase.name)
+        if state is not PhaseState.DONE:
+            if state in (PhaseState.PENDING, PhaseState.UNDONE):
+                _ask(target, plan, phase.gate_before)
             with open_runner(target, name) as runner:
                 runner.run_phase(phase.name, ignore)
             if phase.gate_after is not None:
