@@ -76,6 +76,8 @@ class Column:
     default: str | None = None
     always_given: bool = False
     """Nullable, and yet the application writes no NULL into it and leaves it out of no INSERT."""
+    left_alone: bool = False
+    """Nullable, and the application never writes it."""
 
     @property
     def has_nulls(self) -> bool:
@@ -142,9 +144,10 @@ class Table:
 
     def statements(self, chance: Random, *, untouched: Collection[str] = ()) -> dict[str, str]:
         """Return the application's statements in this shape; no UPDATE writes the columns named ``untouched``."""
-        columns = [column for column in self.columns if column.name not in untouched]
+        written = [column for column in self.columns if not column.left_alone]
+        columns = [column for column in written if column.name not in untouched]
         name = escaped(self.quoted)
-        found = {INSERTED: self._insert(self.columns)}
+        found = {INSERTED: self._insert(written)}
         for position, column in enumerate(columns):
             value = column.kind.sent
             if column.has_nulls and chance.random() < 0.5:

@@ -49,6 +49,8 @@ class Change:
     after: dict[str, Column] = field(default_factory=dict)
     """Columns of the new shape by the name that they replace, or their own where they are added."""
     kinds: list[str] = field(default_factory=list)
+    new_name: str | None = None
+    """The table's, where it is renamed."""
     setup: list[str] = field(default_factory=list)
     """Statements that prepare the table before the old application starts."""
 
@@ -83,7 +85,8 @@ class Change:
         """Return the table as the new application version knows it."""
         columns = [self.after.pop(column.name, column) for column in self.table.columns]
         kept = [column for column in columns if column.name not in self.dropped]
-        return self.table.with_columns([*kept, *self.after.values()])
+        renamed = replace(self.table, name=self.new_name or self.table.name)
+        return renamed.with_columns([*kept, *self.after.values()])
 
 
 Operation = Callable[[Change], bool]
@@ -287,11 +290,59 @@ def add_foreign_key(change: Change) -> bool:
     return True
 
 
+def populate(change: Change) -> bool:
+    """The script that people write: a column, an UPDATE that fills it, NOT NULL."""
+    column = change.take(INT, not_null=True)
+    if column is None:
+        return False
+    name = change.fresh_name()
+    change.both(
+        change.alter(f"ADD COLUMN {quoted(name)} int"),
+        f"UPDATE {change.table.quoted} SET {quoted(name)} = {quoted(column.name)} / 2;",
+        change.alter(f"ALTER COLUMN {quoted(name)} SET NOT NULL"),
+    )
+    change.sources.add(column.name)
+    change.after[name] = Column(name, INT, not_null=True)
+    return True
+
+
+def update_rows(change: Change) -> bool:
+    """Not the same twice: a row that is visited twice differs. The application leaves the column alone."""
+    column = change.take(INT, not_null=False)
+    if column is None:
+        return False
+    change.exchange(column, replace(column, left_alone=True))
+    name = quoted(column.name)
+    change.both(f"UPDATE {change.table.quoted} SET {name} = {name} * 3 + 1 WHERE {name} % 2 = 0;")
+    return True
+
+
+def delete_rows(change: Change) -> bool:
+    column = change.take(INT, not_null=False)
+    if column is None:
+        return False
+    change.exchange(column, replace(column, left_alone=True))
+    change.both(f"DELETE FROM {change.table.quoted} WHERE {quoted(column.name)} % 3 = 1;")
+    return True
+
+
+def rename_table(change: Change) -> bool:
+    """By itself: both names are used until contract."""
+    if change.kinds:
+        return False
+    name = "renamed table"
+    change.both(change.alter(f"RENAME TO {quoted(name)}"))
+    change.new_name = name
+    change.pool.clear()
+    return True
+
+
 OPERATIONS: Mapping[str, Operation] = {
     operation.__name__: operation
     for operation in (
         add_nullable, add_with_default, add_computed, rename, retype_and_rename, split, drop, create_index, drop_index,
         widen_in_place, set_not_null, drop_not_null, set_default, add_check, add_unique, add_foreign_key,
+        populate, update_rows, delete_rows, rename_table,
     )
 }  # fmt: skip
 """A new kind of change is a new entry here."""
@@ -303,7 +354,7 @@ def random_change(table: Table, chance: Random) -> Change:
     wanted = chance.randint(1, 3)
     names = chance.sample(sorted(OPERATIONS), len(OPERATIONS))
     for name in names:
-        if len(change.kinds) == wanted:
+        if len(change.kinds) == wanted or change.new_name is not None:
             break
         if OPERATIONS[name](change):
             change.kinds.append(name)
