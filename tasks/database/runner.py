@@ -22,7 +22,7 @@ from tasks.database.locks import Patience
 from tasks.database.progress import Report
 from tasks.database.records import StepRecord
 from tasks.planning.errors import LeaseLost, LockstepError, Waiting
-from tasks.planning.plan import IN_BATCHES, Phase, Plan
+from tasks.planning.plan import Backfill, Phase, Plan
 from tasks.planning.states import IllegalTransition, PhaseState, StepState
 
 
@@ -122,7 +122,8 @@ class Runner:
         """Fill what is unfilled by now, and close the recorded failures whose rows are in step again.
 
         For gates that are asked again after a repair: a row that could not be filled, or that was written without the
-        trigger, is not visited by anything else. Nothing before the backfill is done or once contract has begun.
+        trigger, is not visited by anything else. The user's own UPDATE and DELETE are never repeated: a row may satisfy
+        their condition only since. Nothing before the backfill is done or once contract has begun.
         """
         records = {step.step: step for step in self.ledger.steps(self.plan.name)}
         phases = {phase.phase: phase.state for phase in self.ledger.phases(self.plan.name)}
@@ -130,7 +131,7 @@ class Runner:
             return
         for phase in self.plan.phases:
             for step in phase.steps:
-                if isinstance(step.action, IN_BATCHES) and records[step.id].state is StepState.DONE:
+                if isinstance(step.action, Backfill) and records[step.id].state is StepState.DONE:
                     self._executor.repeat(phase.name, step, report)
 
     def finish_phase(self, name: str) -> None:

@@ -301,6 +301,21 @@ def test_a_lost_answer_to_commit_changes_no_row_twice(
     assert ask(shop, "SELECT sum(n) FROM item") == [(ROWS * 45 // 10 + ROWS,)]
 
 
+def test_a_statement_that_is_done_is_not_repeated_where_rows_satisfy_it_only_since(
+    shop: Target, tmp_path: Path
+) -> None:
+    plan_of(shop, tmp_path, "UPDATE item SET n = n + 1 WHERE n > 5; UPDATE item SET n = n * 10 WHERE n < 5;")
+    before = content(shop)
+    run(shop, "expand", "backfill")
+    expected = ask(shop, "SELECT n, count(*) FROM item GROUP BY n ORDER BY n")
+    assert [n for n, _ in expected] == [0, 5, 7, 8, 9, 10, 20, 30, 40]
+    with open_runner(shop, "data") as runner:
+        runner.settle(ignore)
+    assert ask(shop, "SELECT n, count(*) FROM item GROUP BY n ORDER BY n") == expected
+    go_back(shop, "backfill", "expand")
+    assert content(shop) == before
+
+
 def test_the_sync_carries_a_data_change_into_the_new_shape(shop: Target, tmp_path: Path) -> None:
     plan_of(
         shop, tmp_path,

@@ -129,8 +129,7 @@ def _expand(works: Sequence[Work], gates: Gates, apart: Apart) -> Phase:
                 short_step(
                     work.change,
                     f"expand/{work.change.name}",
-                    f"Add the new shape of {work.change.name}"
-                    + (" and the trigger that keeps both in step" if work.has_sync else ""),
+                    _expand_title(work),
                     tuple(statements),
                     undo=(Transaction(statements=tuple(undo)),),
                 )
@@ -142,6 +141,13 @@ def _expand(works: Sequence[Work], gates: Gates, apart: Apart) -> Phase:
         steps=(*steps, *apart.expand),
         gate_before=gates.preflight() if works else None,
     )
+
+
+def _expand_title(work: Work) -> str:
+    name = work.change.name
+    if not work.has_two_shapes and not work.change.new and work.change.own_statements:
+        return f"Mark the rows of {name} that are there for the statements that change them"
+    return f"Add the new shape of {name}" + (" and the trigger that keeps both in step" if work.has_sync else "")
 
 
 def _backfill(works: Sequence[Work], gates: Gates) -> Phase:
