@@ -444,6 +444,7 @@ class TestValidity:
             3,
             ["absent", "broken"],
         )
+        assert evaluate(old, index_validity(INTAKE, ["absent"], ["broken"]))[:3] == (1, 2, ["absent"])
 
     def test_a_constraint_that_is_not_valid_or_missing_is_named(self, old: Connection) -> None:
         old.execute("ALTER TABLE water_intake ADD CONSTRAINT new_one CHECK (volume < 20000) NOT VALID")

@@ -68,6 +68,7 @@ ALTER INDEX orders_customer RENAME TO orders_by_customer;
 REINDEX TABLE CONCURRENTLY customer;
 REINDEX INDEX orders_state;
 CREATE INDEX orders_recent ON orders USING gist (span) WHERE seen > 3;
+CREATE INDEX orders_cents ON orders ((total * 100), lower(ref));
 """
 SUCCESSIONS = """
 DROP INDEX orders_state;
@@ -212,6 +213,7 @@ class TestDemands:
             assert demand in approval.question
         warned = [note.text for note in plans["demands"].notes if note.severity == "WARNING"]
         assert [text for text in warned if "No index of public.orders begins with seen" in text]
+        assert [text for text in warned if "ON CONFLICT (email) fails (42P10): the new version must not" in text]
 
     def test_the_old_version_may_break_them_until_contract(self, plans: dict[str, Plan], copy: Target) -> None:
         plan = plans["demands"]
@@ -303,6 +305,7 @@ class TestOpenings:
         ]
         warned = [note.text for note in plan.notes if note.severity == "WARNING"]
         assert [text for text in warned if "ON CONFLICT (ref) fails (42P10)" in text]
+        assert [text for text in warned if "orders_cents computes ((total * (100)::numeric)) for every row" in text]
 
     def test_every_index_of_a_reindexed_table_is_made_anew(self, plans: dict[str, Plan], copy: Target) -> None:
         actions = [step.action for step in plans["openings"].phase("constrain").steps]

@@ -15,7 +15,8 @@ from typing import assert_never
 
 from psycopg import sql
 
-from tasks.planning.catalog import Constraint
+from tasks.planning.catalog import Constraint, Index
+from tasks.planning.checks.index_terms import key_list
 from tasks.planning.checks.suites import Coming
 from tasks.planning.checks.uniqueness import UniqueKey, unique_key
 from tasks.planning.errors import Unsupported
@@ -190,12 +191,12 @@ def check(change: TableChange, constraint: Constraint) -> Contribution:
 
 def _foreign_key(change: TableChange, constraint: Constraint) -> Contribution:
     old = predecessor(change, constraint)
-    note = _index_note(change, constraint)
     if old is not None and ("MATCH FULL" in constraint.definition) <= ("MATCH FULL" in old.definition):
         return _exchanged(change, old, constraint)
     name = _free_name(change, "newfk", constraint)
     steps = _referring(change, "contract", constraint, name)
-    total = Contribution(enforce_references=steps, demands=(_demand(change, constraint),), notes=note)
+    notes = (*_index_note(change, constraint), *_acting_note(change, constraint))
+    total = Contribution(enforce_references=steps, demands=(_demand(change, constraint),), notes=notes)
     return total + _renamed(change, name, constraint.name)
 
 
@@ -233,8 +234,7 @@ def _exchanged(change: TableChange, old: Constraint, constraint: Constraint) -> 
 
 
 def _refuses_less(old: str, new: str) -> bool:
-    acting = re.compile(r"ON (DELETE|UPDATE) (?:CASCADE|SET)")
-    return set(acting.findall(new)) > set(acting.findall(old))
+    return set(_ACTING.findall(new)) > set(_ACTING.findall(old))
 
 
 def _referring(change: TableChange, phase: str, constraint: Constraint, name: str) -> tuple[Step, ...]:
@@ -279,7 +279,7 @@ def key(change: TableChange, constraint: Constraint) -> Contribution:
     steps = (attached,) if adopted else (build_step(change, phase, index, name, title), attached)
     if phase == "constrain":
         return Contribution(constrain=steps)
-    return Contribution(enforce=steps, demands=(_demand(change, constraint),))
+    return Contribution(enforce=steps, demands=(_demand(change, constraint),), notes=upsert_note(change, index))
 
 
 def _detached(change: TableChange, constraint: Constraint, old: Constraint | None) -> tuple[Action, ...]:
@@ -358,6 +358,35 @@ def _locking(step: Step, table: TableName, other: TableName, mode: LockMode) -> 
 
 def _demand(change: TableChange, constraint: Constraint) -> str:
     return f"{display(constraint.name)} {constraint.definition} on {change.name}"
+
+
+def upsert_note(change: TableChange, index: Index) -> tuple[Note, ...]:
+    """ON CONFLICT needs the unique index to be there; the new version may come before it is."""
+    if is_implied(change, index):
+        return ()
+    terms, _ = key_list(index.definition)
+    return (
+        Note(
+            severity="WARNING",
+            text=f"{change.name}: {display(index.name)} comes in contract, so until then INSERT … ON CONFLICT "
+            f"({', '.join(terms)}) fails (42P10): the new version must not send it before contract is done.",
+        ),
+    )
+
+
+def _acting_note(change: TableChange, constraint: Constraint) -> tuple[Note, ...]:
+    if not _ACTING.search(constraint.definition):
+        return ()
+    return (
+        Note(
+            severity="WARNING",
+            text=f"{change.name}: {display(constraint.name)} comes in contract, and its actions with it: until then "
+            f"the application itself has to see to the rows that refer to a {constraint.references} that goes.",
+        ),
+    )
+
+
+_ACTING = re.compile(r"ON (DELETE|UPDATE) (?:CASCADE|SET)")
 
 
 def _index_note(change: TableChange, constraint: Constraint) -> tuple[Note, ...]:

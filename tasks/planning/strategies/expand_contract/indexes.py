@@ -6,6 +6,8 @@ when the new version may come, which may write what it refused.
 
 from __future__ import annotations
 
+import re
+
 from psycopg import sql
 
 from tasks.planning.catalog import Index
@@ -22,6 +24,7 @@ from tasks.planning.strategies.expand_contract.contribution import (
     TableChange,
     short_step,
 )
+from tasks.planning.strategies.expand_contract.demands import upsert_note
 from tasks.planning.strategies.expand_contract.kept import (
     dropped_indexes,
     is_implied,
@@ -53,9 +56,10 @@ def _build(change: TableChange, index: Index) -> Contribution:
         steps.append(short_step(change, f"{phase}/comment/{name}", about, comment, mode="SHARE UPDATE EXCLUSIVE"))
     if _has_expression(index):
         steps.append(_analyze(change, phase, index.name))
-    total = Contribution(constrain=tuple(steps))
+    total = Contribution(constrain=tuple(steps), notes=_raising_note(change, index))
     if is_demand:
-        total = Contribution(enforce=tuple(steps), demands=(f"no two rows of {change.name} alike in {_unique(index)}",))
+        demand = f"no two rows of {change.name} alike in {_unique(index)}"
+        total = Contribution(enforce=tuple(steps), demands=(demand,), notes=upsert_note(change, index))
     return total if name == index.name else total + _renamed(change, name, index.name)
 
 
@@ -87,8 +91,30 @@ def _unique(index: Index) -> str:
 
 
 def _has_expression(index: Index) -> bool:
+    return bool(_expressions(index))
+
+
+def _expressions(index: Index) -> list[str]:
     terms, _ = key_list(index.definition)
-    return any("(" in term for term in terms)
+    return [term for term in terms if "(" in term]
+
+
+def _raising_note(change: TableChange, index: Index) -> tuple[Note, ...]:
+    """An index computes its expression for every write, and what the expression raises is the writer's error."""
+    doubtful = [term for term in _expressions(index) if not _PLAIN_CALL.fullmatch(term)]
+    if not doubtful or not change.is_over_kept(index.columns):
+        return ()
+    return (
+        Note(
+            severity="WARNING",
+            text=f"{change.name}: {display(index.name)} computes {', '.join(doubtful)} for every row that is written "
+            "from the beginning of its build on. A statement of a running version fails if that raises for its values.",
+        ),
+    )
+
+
+_PLAIN_CALL = re.compile(r'(?:lower|upper|btrim|ltrim|rtrim|length|md5)\((?:\w+|"[^"]+"|\((?:\w+|"[^"]+")\)::text)\)')
+"""Calls that raise for no value, over a column as it stands."""
 
 
 def _analyze(change: TableChange, phase: str, name: str) -> Step:
