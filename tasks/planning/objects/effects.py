@@ -44,8 +44,8 @@ _AS_WRITTEN = frozenset(
 
 _ROOM_KINDS = frozenset(
     {
-        "alter_table", "create_index", "drop_index", "rename_column", "rename_index", "rename_constraint", "reindex",
-        "update", "delete",
+        "alter_table", "create_index", "drop_index", "alter_index", "rename_column", "rename_index",
+        "rename_constraint", "reindex", "update", "delete",
     }
 )  # fmt: skip
 """Statements that rooms carry out where they concern a table that exists."""
@@ -181,6 +181,8 @@ class Sorter:
             return True
         if statement.kind in ("drop_index", "rename_index"):
             return self._concerns_created_index(statement, now)
+        if statement.kind == "comment" and _is_of_part(statement):
+            return self._concerns_created_index(statement, now) or self._concerns_created_table(statement)
         if statement.kind in ("alter_table", "alter_view"):
             return _all_brief(statement)
         if statement.kind not in _ROOM_KINDS | _AS_WRITTEN:
@@ -210,11 +212,22 @@ class Sorter:
                 return table.name
         return None
 
+    def _concerns_created_table(self, statement: Statement) -> bool:
+        words = frozenset(_strings(parser.parse(statement.sql)[0].node))
+        return any(table.name in words for table in self._created)
+
     def _concerns_created_index(self, statement: Statement, now: Catalog) -> bool:
         words = frozenset(_strings(parser.parse(statement.sql)[0].node))
         return any(
             index.name in words for table in now.tables if table.name in self._created for index in table.indexes
         )
+
+
+def _is_of_part(statement: Statement) -> bool:
+    """Whether it is the COMMENT of an index or constraint: the room that brings or renames that one writes it too."""
+    node = parser.parse(statement.sql)[0].node
+    enum = node.DESCRIPTOR.fields_by_name["objtype"].enum_type
+    return enum.values_by_number[node.objtype].name in ("OBJECT_TABCONSTRAINT", "OBJECT_INDEX")
 
 
 def commands(node: Node) -> tuple[str, ...]:
