@@ -132,7 +132,7 @@ def _meaning(clone: SchemaClone, parsed: Sequence[Statement], settings: Sequence
 
 
 def _as_live(before: Catalog, live: Catalog) -> Catalog:
-    """Return the clone's catalog with what a clone does not have: sizes, owners, privileges, publications."""
+    """Return the clone's catalog with what a clone does not have: sizes, owners, privileges, publications, version."""
     tables = []
     for table in before.tables:
         found = live.table(table.name)
@@ -141,4 +141,4 @@ def _as_live(before: Catalog, live: Catalog) -> Catalog:
             kept = {field: getattr(found, field) for field in ("rows", "bytes", "owner", "grants")}
             table = table.model_copy(update={**kept, "dependents": (*table.dependents, *published)})
         tables.append(table)
-    return before.model_copy(update={"tables": tuple(tables)})
+    return before.model_copy(update={"tables": tuple(tables), "server_version": live.server_version})

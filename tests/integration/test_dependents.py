@@ -154,6 +154,15 @@ def test_a_trigger_function_is_replaced_at_the_switch(server: AnyServer, people:
         carry_out(target, plan, PHASES[4:])
 
 
+def test_a_trigger_that_goes_before_the_column_needs_no_other_function(people: Target, tmp_path: Path) -> None:
+    change = "ALTER TABLE person RENAME note TO remark; DROP TRIGGER on_note ON person;"
+    plan = oracle.plan(written(tmp_path, "follow", change), people)
+    titles = [step.title for step in plan.phase("contract").steps]
+    assert titles.index("Trigger on_note on public.person is dropped") < titles.index(
+        "Remove the old shape of public.person"
+    )
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_follow_is_refused_by_name(people: Target, tmp_path: Path, case: str) -> None:
     change, reason = REFUSED[case]

@@ -191,9 +191,12 @@ def _column_grants(change: TableChange) -> Contribution:
 
 
 def _text_bodies(change: TableChange, before: Catalog, meant: Meant) -> Iterator[Note]:
+    kept = {trigger.name for trigger in change.after.triggers}
     recorded = {item.name for item in change.before.dependents if item.kind == "function"}
     for column in change.dropped:
         for trigger, function in triggers_that_use(before, change.before, column.name):
+            if trigger.name not in kept and not trigger.before_row:
+                continue  # it is dropped before the column
             _require_replaced(change, column, trigger, function, meant)
         for function in mentioning(before, change.name.name, column.name):
             if not meant.is_replaced(function.kind, function.name) and function.name not in recorded:

@@ -281,12 +281,17 @@ def _last_question(works: Sequence[Work], apart: Apart) -> str:
 
 
 def _install_sync(change: TableChange) -> list[str]:
-    others = [trigger.name for trigger in change.before.triggers]
+    others = _user_triggers(change)
     return [_sync_function(change, after_switch=False), *sync.create_trigger(change.migration, change.name, others)]
 
 
+def _user_triggers(change: TableChange) -> list[str]:
+    """Return the names after which the sync's trigger has to sort; those that come at the switch are among them."""
+    return [trigger.name for trigger in (*change.before.triggers, *change.after.triggers)]
+
+
 def _remove_sync(change: TableChange) -> list[str]:
-    others = [trigger.name for trigger in change.before.triggers]
+    others = _user_triggers(change)
     return [sync.drop_trigger(change.name, others), sync.drop_function(change.migration, change.name)]
 
 
