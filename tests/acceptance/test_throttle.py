@@ -46,11 +46,11 @@ def test_pause_change_of_limits_and_resume(
         paused = lockstep.must("pause", "readings-v2", "--why", "the evening's peak")
         began = time.monotonic()
         assert "stops within seconds" in paused.out
-        out, err = running.communicate(timeout=60)
+        out, err = running.communicate(timeout=120)
     finally:
         running.kill()
     # Prefect's own end takes the rest of it.
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert running.returncode == 3, err
     assert "lockstep resume readings-v2" in out
     assert 0 < filled(database) < ROWS
@@ -79,7 +79,7 @@ def test_pause_change_of_limits_and_resume(
 
 
 def wait_until(running: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not condition():
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < deadline
