@@ -11,7 +11,7 @@ from types import TracebackType
 import psycopg
 
 from tasks.application.client import Client, ClientError, Journal, Pace, Traffic
-from tasks.application.latency import Latency, summarise
+from tasks.application.latency import Latency, Timing, summarise
 from tasks.application.observation import Discrepancy, differences, read_all, shapes
 from tasks.application.record import IntakeKey, Record, User
 from tasks.application.volumes import ShapeName
@@ -156,6 +156,11 @@ class Application:
             discrepancies=tuple(journal.discrepancies),
             latency=summarise(list(journal.timings)),
         )
+
+    @property
+    def timings(self) -> tuple[Timing, ...]:
+        """Every statement so far, in the order of their answers."""
+        return tuple(self._journal.timings)
 
     def latency_since(self, moment: float) -> Latency:
         """Return the latency of the statements sent after ``moment`` (``time.monotonic`` seconds)."""

@@ -1,0 +1,161 @@
+"""The goals of expand-contract in one run, as a Markdown table with the ratios side by side.
+
+    python -m tests.benchmarks.backfill --rows 5000000 [--load-rows N] [--repeats N] [--pgroll PROGRAM] [--out DIR]
+
+Every fill gets a fresh copy, block by block, of the same database on a server that has just made a checkpoint; the
+order changes from repeat to repeat, and medians are shown. On a shared machine look at CPU time, not at seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from tasks.database.connection import Target
+from tests.benchmarks import contest, picture
+from tests.benchmarks.contest import Measured
+from tests.benchmarks.load import Weather, migrate_under_load, percentile
+from tests.benchmarks.stage import Stage, machine, settings, stage
+
+UPDATE, LOCKSTEP, UNKNOWN, PGROLL = "one UPDATE", "Lockstep", "Lockstep, never analysed", "pgroll"
+
+Contestant = Callable[[Target], Measured]
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=5_000_000, help="rows of the table that is filled")
+    parser.add_argument("--load-rows", type=int, help="rows under the application; as many without it, ~1 GB a million")
+    parser.add_argument("--repeats", type=int, default=3, help="how often every contestant fills")
+    parser.add_argument("--calm", type=float, default=30.0, help="seconds of the application without a migration")
+    parser.add_argument("--pgroll", type=Path, help="the program pgroll, to be measured in the same run")
+    parser.add_argument("--out", type=Path, help="folder for load.svg")
+    given = parser.parse_args(arguments)
+    with stage(contest.setup(given.rows)) as place, tempfile.TemporaryDirectory() as folder:
+        measured = compete(place, given.repeats, given.pgroll)
+        weather = migrate_under_load(place, given.load_rows or given.rows, given.calm, Path(folder))
+        where = machine(place)
+    for line in page(where, given.repeats, measured, weather):
+        say(line)
+    if given.out is not None:
+        given.out.mkdir(parents=True, exist_ok=True)
+        picture.draw(weather, given.out / "load.svg")
+
+
+def compete(place: Stage, repeats: int, pgroll: Path | None) -> dict[str, list[Measured]]:
+    """Let every contestant fill its copies, in turns whose order changes."""
+    contestants: dict[str, Contestant] = {
+        UPDATE: contest.one_update,
+        LOCKSTEP: contest.by_lockstep,
+        UNKNOWN: contest.by_lockstep_never_analysed,
+    }
+    if pgroll is not None:
+        contestants[PGROLL] = partial(contest.by_pgroll, program=pgroll)
+    measured: dict[str, list[Measured]] = {name: [] for name in contestants}
+    for number in range(repeats):
+        order = list(contestants)
+        for name in order if number % 2 == 0 else reversed(order):
+            with place.copy("orders") as target:
+                measured[name].append(contestants[name](target))
+            sys.stderr.write(f"{name}: {measured[name][-1]}\n")
+    return measured
+
+
+def page(where: str, repeats: int, measured: dict[str, list[Measured]], weather: Weather) -> Iterator[str]:
+    """Yield the page, line by line."""
+    rows = measured[UPDATE][0].rows
+    yield f"{where}. Settings: {settings()}. {rows:,} rows, median of {repeats}."
+    yield ""
+    yield from _goals(measured, weather)
+    yield ""
+    yield from _fills(measured)
+    yield ""
+    yield from _statements(weather)
+    for error in weather.errors[:5]:
+        yield f"- error: {error}"
+
+
+def _goals(measured: dict[str, list[Measured]], weather: Weather) -> Iterator[str]:
+    speed = _ratio(measured, UPDATE, LOCKSTEP, lambda one: one.seconds)
+    flat = _ratio(measured, LOCKSTEP, UNKNOWN, lambda one: one.seconds)
+    growth = _median(measured[LOCKSTEP], lambda one: one.growth)
+    worst = max((timing.milliseconds for timing in weather.during(weather.migration)), default=0.0)
+    yield "| what | goal | measured | |"
+    yield "|---|---|---|---|"
+    yield f"| backfill, against one `UPDATE` | ≥ 0.95× its speed | {speed:.2f}× | {_mark(speed >= 0.95)} |"
+    yield (
+        f"| growth of the table | ≤ 1.3× | {growth:.2f}×"
+        f" (one `UPDATE`: {_median(measured[UPDATE], lambda one: one.growth):.2f}×) | {_mark(growth <= 1.3)} |"
+    )
+    if PGROLL in measured:
+        pgroll = _ratio(measured, PGROLL, LOCKSTEP, lambda one: one.seconds)
+        yield f"| backfill, against pgroll | ≥ 2.5× its speed | {pgroll:.2f}× | {_mark(pgroll >= 2.5)} |"
+    else:
+        yield "| backfill, against pgroll | ≥ 2.5× its speed | not measured: no `--pgroll` | – |"
+    yield f"| never analysed, against analysed | flat | {flat:.2f}× its speed | {_mark(flat >= 0.9)} |"
+    yield (
+        f"| application errors, 8 clients through both shapes, {weather.rows:,} rows | 0 | {len(weather.errors)}"
+        f" of {len(weather.timings):,} statements | {_mark(not weather.errors)} |"
+    )
+    yield (
+        f"| values lost after `kill -9` in mid-backfill and resume | 0 | {weather.lost} of {weather.compared:,} rows"
+        f" | {_mark(weather.lost == 0)} |"
+    )
+    yield f"| longest application stall | < 100 ms | {worst:.0f} ms | {_mark(worst < 100)} |"
+
+
+def _fills(measured: dict[str, list[Measured]]) -> Iterator[str]:
+    yield "| who | seconds | rows / s | CPU s | against one `UPDATE`: time, CPU | table | indexes | WAL |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for name, found in measured.items():
+        cpu = [one.cpu_seconds for one in found if one.cpu_seconds is not None]
+        update_cpu = statistics.median(one.cpu_seconds or 0.0 for one in measured[UPDATE])
+        yield (
+            f"| {name} | {_median(found, lambda one: one.seconds):.1f}"
+            f" | {_median(found, lambda one: one.rows_per_second):,.0f}"
+            f" | {f'{statistics.median(cpu):.1f}' if cpu else '–'}"
+            f" | {_ratio(measured, name, UPDATE, lambda one: one.seconds):.2f}×,"
+            f" {f'{statistics.median(cpu) / update_cpu:.2f}×' if cpu and update_cpu else '–'}"
+            f" | {_median(found, lambda one: one.growth):.2f}×"
+            f" | {_median(found, lambda one: one.index_growth):.2f}×"
+            f" | {_median(found, lambda one: one.wal_bytes) / 2**20:,.0f} MB |"
+        )
+
+
+def _statements(weather: Weather) -> Iterator[str]:
+    yield "| the application during | seconds | statements / s | p50 ms | p99 ms | p99.9 ms | worst ms |"
+    yield "|---|---|---|---|---|---|---|"
+    for span in (weather.calm, weather.migration, *weather.phases):
+        found, seconds = weather.during(span), span.end - span.begin
+        yield (
+            f"| {span.name} | {seconds:.1f} | {len(found) / seconds if seconds else 0:,.0f}"
+            f" | {percentile(found, 0.5):.1f} | {percentile(found, 0.99):.1f} | {percentile(found, 0.999):.1f}"
+            f" | {max((timing.milliseconds for timing in found), default=0.0):.0f} |"
+        )
+
+
+def _median(found: Sequence[Measured], what: Callable[[Measured], float]) -> float:
+    return statistics.median(what(one) for one in found)
+
+
+def _ratio(measured: dict[str, list[Measured]], of: str, to: str, what: Callable[[Measured], float]) -> float:
+    return _median(measured[of], what) / _median(measured[to], what)
+
+
+def _mark(holds: bool) -> str:
+    return "holds" if holds else "**missed**"
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    main(sys.argv[1:])
