@@ -45,7 +45,7 @@ Key = tuple[str, ...]
 
 BATCH_SECONDS = 0.040
 """What a batch aims at, commit included, so that it rarely exceeds 50 ms: so long an application may wait for a row."""
-FIRST_ROWS, LEAST_ROWS, MOST_ROWS = 500, 20, 20_000
+FIRST_ROWS, LEAST_ROWS, MOST_ROWS = 500, 100, 20_000
 CORRELATION = 0.5
 """From here on rows that follow each other in key order share blocks often enough for turns to pay."""
 MOST_FAILURES = 1_000
@@ -195,10 +195,12 @@ class Batching(ABC, Generic[ActionT]):
                 if page.done:
                     continue
                 began = time.monotonic()
-                pages[number] = self._take_turn(page)
-                seconds = time.monotonic() - began
+                pages[number], worked = self._take_turn(page)
+                # What is not work on rows (the way to the server, a runner that waits for its processor) gets no
+                # shorter with fewer of them.
+                goal = max(BATCH_SECONDS / 2, BATCH_SECONDS + worked - (time.monotonic() - began))
                 # Half of the way to the goal at a time: one slow batch (a checkpoint) says little.
-                factor = min(2.0, max(0.5, (1 + BATCH_SECONDS / max(seconds, 0.001)) / 2))
+                factor = min(2.0, max(0.5, (1 + goal / max(worked, 0.001)) / 2))
                 size = int(min(MOST_ROWS, max(LEAST_ROWS, page.rows / self._turns * factor)))
                 self._breathe()
             while pages and pages[0].done:
@@ -217,27 +219,35 @@ class Batching(ABC, Generic[ActionT]):
             row = self._execute(query, values).fetchone()
         return _Page(after, row[:-1], row[-1], last=True, turn=turn) if row is not None else None
 
-    def _take_turn(self, page: _Page) -> _Page:
+    def _take_turn(self, page: _Page) -> tuple[_Page, float]:
+        """Return the page as it is afterwards, and the seconds that the server worked on its rows."""
         try:
-            self._count(self._patiently(partial(self._fill_page, page)))
+            filled, worked = self._patiently(partial(self._fill_page, page))
         except psycopg.Error as error:
             if not caused_by_row(error):
                 raise
+            began = time.monotonic()
             self._fill_page_by_rows(page)
-            return replace(page, turn=TURNS, row_by_row=True)
-        return replace(page, turn=page.turn + 1)
+            return replace(page, turn=TURNS, row_by_row=True), time.monotonic() - began
+        self._count(filled)
+        return replace(page, turn=page.turn + 1), worked
 
-    def _fill_page(self, page: _Page) -> int:
-        """Fill the rows of the page's turn, in its last turn all that are left; return how many were filled."""
+    def _fill_page(self, page: _Page) -> tuple[int, float]:
+        """Fill the rows of the page's turn, in its last turn all that are left.
+
+        Return how many were filled, and the seconds that it took on the server.
+        """
         with self._batch():
+            began = self._connection.execute(_SQL["now"])
             statements = self._statements
             fill = statements.fill_first_range if page.after is None else statements.fill_range
             values = keys("k", page.after) | keys("u", page.upto) | {"turn": page.turn}
             filled = self._execute(fill, values)
             if page.turn == TURNS - 1:
                 self._advance(page)
+            ended = self._connection.execute(_SQL["now"])
             self.check(filled)
-        return self.rows(filled)
+        return self.rows(filled), _moment(ended) - _moment(began)
 
     def _fill_page_by_rows(self, page: _Page) -> None:
         """Do what `_fill_page` does where some row of the page fails: find it, record it, fill the others."""
@@ -414,3 +424,9 @@ class _Backfilling(Batching[Backfill]):
                 failures=len(self._failed),
                 remedy="Repair the rows (lockstep.sync_failure lists the keys), or roll back and correct the mapping.",
             )
+
+
+def _moment(answer: psycopg.Cursor[TupleRow]) -> float:
+    """Return the server's clock in seconds."""
+    row = answer.fetchone()
+    return float(row[0]) if row else 0.0

@@ -1,6 +1,6 @@
 """The goals of expand-contract in one run, as a Markdown table with the ratios side by side.
 
-    python -m tests.benchmarks.backfill --rows 5000000 [--load-rows N] [--repeats N] [--pgroll PROGRAM] [--out DIR]
+    python -m tests.benchmarks.backfill --rows 5000000 [--parts fills load] [--repeats N] [--pgroll PROGRAM] [--out DIR]
 
 Every fill gets a fresh copy, block by block, of the same database on a server that has just made a checkpoint; the
 order changes from repeat to repeat, and medians are shown. On a shared machine look at CPU time, not at seconds.
@@ -20,10 +20,13 @@ from pathlib import Path
 from tasks.database.connection import Target
 from tests.benchmarks import contest, picture
 from tests.benchmarks.contest import Measured
-from tests.benchmarks.load import Weather, migrate_under_load, percentile
+from tests.benchmarks.load import CLIENTS, Weather, migrate_under_load, percentile
 from tests.benchmarks.stage import Stage, machine, settings, stage
 
 UPDATE, LOCKSTEP, UNKNOWN, PGROLL = "one UPDATE", "Lockstep", "Lockstep, never analysed", "pgroll"
+
+PARTS = ("fills", "load")
+_GOALS = ("| what | goal | measured | |", "|---|---|---|---|")
 
 Contestant = Callable[[Target], Measured]
 
@@ -31,6 +34,7 @@ Contestant = Callable[[Target], Measured]
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=5_000_000, help="rows of the table that is filled")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured; both without it")
     parser.add_argument("--load-rows", type=int, help="rows under the application; as many without it, ~1 GB a million")
     parser.add_argument("--repeats", type=int, default=3, help="how often every contestant fills")
     parser.add_argument("--calm", type=float, default=30.0, help="seconds of the application without a migration")
@@ -38,14 +42,21 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, help="folder for load.svg")
     given = parser.parse_args(arguments)
     with stage(contest.setup(given.rows)) as place, tempfile.TemporaryDirectory() as folder:
-        measured = compete(place, given.repeats, given.pgroll)
-        weather = migrate_under_load(place, given.load_rows or given.rows, given.calm, Path(folder))
-        where = machine(place)
-    for line in page(where, given.repeats, measured, weather):
-        say(line)
-    if given.out is not None:
-        given.out.mkdir(parents=True, exist_ok=True)
-        picture.draw(weather, given.out / "load.svg")
+        say(f"{machine(place)}. Settings: {settings()}.")
+        if "fills" in given.parts:
+            say(f"\n{given.rows:,} rows, median of {given.repeats}:\n")
+            measured = compete(place, given.repeats, given.pgroll)
+            for line in (*fill_goals(measured), "", *fills(measured)):
+                say(line)
+        if "load" in given.parts:
+            rows = given.load_rows or given.rows
+            say(f"\n{rows:,} rows, {CLIENTS} clients through both shapes, load average {os.getloadavg()[0]:.1f}:\n")
+            weather = migrate_under_load(place, rows, given.calm, Path(folder))
+            for line in (*load_goals(weather), "", *statements(weather)):
+                say(line)
+            if given.out is not None:
+                given.out.mkdir(parents=True, exist_ok=True)
+                picture.draw(weather, given.out / "load.svg")
 
 
 def compete(place: Stage, repeats: int, pgroll: Path | None) -> dict[str, list[Measured]]:
@@ -67,50 +78,43 @@ def compete(place: Stage, repeats: int, pgroll: Path | None) -> dict[str, list[M
     return measured
 
 
-def page(where: str, repeats: int, measured: dict[str, list[Measured]], weather: Weather) -> Iterator[str]:
-    """Yield the page, line by line."""
-    rows = measured[UPDATE][0].rows
-    yield f"{where}. Settings: {settings()}. {rows:,} rows, median of {repeats}."
-    yield ""
-    yield from _goals(measured, weather)
-    yield ""
-    yield from _fills(measured)
-    yield ""
-    yield from _statements(weather)
-    for error in weather.errors[:5]:
-        yield f"- error: {error}"
-
-
-def _goals(measured: dict[str, list[Measured]], weather: Weather) -> Iterator[str]:
+def fill_goals(measured: dict[str, list[Measured]]) -> Iterator[str]:
+    """Yield the goals of the fills, and whether they hold, line by line."""
     speed = _ratio(measured, UPDATE, LOCKSTEP, lambda one: one.seconds)
     flat = _ratio(measured, LOCKSTEP, UNKNOWN, lambda one: one.seconds)
     growth = _median(measured[LOCKSTEP], lambda one: one.growth)
-    worst = max((timing.milliseconds for timing in weather.during(weather.migration)), default=0.0)
-    yield "| what | goal | measured | |"
-    yield "|---|---|---|---|"
+    update_growth = _median(measured[UPDATE], lambda one: one.growth)
+    yield from _GOALS
     yield f"| backfill, against one `UPDATE` | ≥ 0.95× its speed | {speed:.2f}× | {_mark(speed >= 0.95)} |"
-    yield (
-        f"| growth of the table | ≤ 1.3× | {growth:.2f}×"
-        f" (one `UPDATE`: {_median(measured[UPDATE], lambda one: one.growth):.2f}×) | {_mark(growth <= 1.3)} |"
-    )
+    grown = f"{growth:.2f}× (one `UPDATE`: {update_growth:.2f}×)"
+    yield f"| growth of the table | ≤ 1.3× | {grown} | {_mark(growth <= 1.3)} |"
     if PGROLL in measured:
         pgroll = _ratio(measured, PGROLL, LOCKSTEP, lambda one: one.seconds)
         yield f"| backfill, against pgroll | ≥ 2.5× its speed | {pgroll:.2f}× | {_mark(pgroll >= 2.5)} |"
     else:
         yield "| backfill, against pgroll | ≥ 2.5× its speed | not measured: no `--pgroll` | – |"
     yield f"| never analysed, against analysed | flat | {flat:.2f}× its speed | {_mark(flat >= 0.9)} |"
+
+
+def load_goals(weather: Weather) -> Iterator[str]:
+    """Yield the goals of the migration under load, and whether they hold, line by line."""
+    worst = max((timing.milliseconds for timing in weather.during(weather.migration)), default=0.0)
+    yield from _GOALS
     yield (
-        f"| application errors, 8 clients through both shapes, {weather.rows:,} rows | 0 | {len(weather.errors)}"
-        f" of {len(weather.timings):,} statements | {_mark(not weather.errors)} |"
+        "| application errors over expand → contract | 0"
+        f" | {len(weather.errors)} of {len(weather.timings):,} statements | {_mark(not weather.errors)} |"
     )
     yield (
         f"| values lost after `kill -9` in mid-backfill and resume | 0 | {weather.lost} of {weather.compared:,} rows"
         f" | {_mark(weather.lost == 0)} |"
     )
     yield f"| longest application stall | < 100 ms | {worst:.0f} ms | {_mark(worst < 100)} |"
+    for error in weather.errors[:5]:
+        yield f"| error | | {error} | |"
 
 
-def _fills(measured: dict[str, list[Measured]]) -> Iterator[str]:
+def fills(measured: dict[str, list[Measured]]) -> Iterator[str]:
+    """Yield what every contestant needed, line by line."""
     yield "| who | seconds | rows / s | CPU s | against one `UPDATE`: time, CPU | table | indexes | WAL |"
     yield "|---|---|---|---|---|---|---|---|"
     for name, found in measured.items():
@@ -128,7 +132,8 @@ def _fills(measured: dict[str, list[Measured]]) -> Iterator[str]:
         )
 
 
-def _statements(weather: Weather) -> Iterator[str]:
+def statements(weather: Weather) -> Iterator[str]:
+    """Yield what the application noticed, phase by phase, line by line."""
     yield "| the application during | seconds | statements / s | p50 ms | p99 ms | p99.9 ms | worst ms |"
     yield "|---|---|---|---|---|---|---|"
     for span in (weather.calm, weather.migration, *weather.phases):

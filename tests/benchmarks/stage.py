@@ -89,7 +89,7 @@ def machine(stage: Stage) -> str:
     return (
         f"{date.today().isoformat()}, PostgreSQL {row[0] if row else '?'}, {psutil.cpu_count()} cores"  # noqa: DTZ011
         f" ({platform.machine()}), {memory:.0f} GB memory, {_free_disk()} GB free disk,"
-        f" load average {busy:.1f} at the end"
+        f" load average {busy:.1f}"
     )
 
 

@@ -5,6 +5,9 @@ SELECT set_config('lockstep.direction', 'none', true), set_config('synchronous_c
        set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
        set_config('jit', 'off', true)
 
+-- name: now
+SELECT extract(epoch FROM clock_timestamp())
+
 -- name: table_facts
 -- Without statistics the rows are taken to lie in key order, as they do in most tables.
 SELECT c.relkind = 'r' AND NOT c.relhassubclass AS plain, greatest(c.reltuples, 0)::bigint AS rows,
