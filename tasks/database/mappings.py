@@ -50,7 +50,8 @@ class Mappings:
                 target = _table(self._after, draft.table)
                 for column, expression in draft.up.items():
                     self._understand(old, (draft.table, "up", column), expression, _type(target, column))
-                self._refuse_untellable(old, draft)
+                if not draft.keeps_name:
+                    self._refuse_untellable(old, draft)
         with connect(self._clone.fresh(), role="oracle", settings=self._intent.settings) as new:
             for number, statement in enumerate(self._parsed, start=1):
                 run_statement(new, statement, number)
@@ -119,7 +120,7 @@ class Mappings:
         new_checks = _checks(after, draft.new)
         read = {name for column in draft.down for name in canonical[draft.table, "down", column].inputs}
         kept = {c.name for c in after.columns} & {n for check in old_checks for n in column_references(check)}
-        wanted = sorted((read | set(draft.new) | kept) - set(draft.down))
+        wanted = sorted((read | set(draft.new) | kept) - (set(draft.down) - set(draft.new)))
         new = {name: NewColumn(c.type, c.not_null) for name in wanted if (c := after.column(name)) is not None}
         old = {
             name: OldColumn(

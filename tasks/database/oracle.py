@@ -21,6 +21,7 @@ from tasks.database.inspection import check_privileges, require_usable
 from tasks.database.mappings import Mappings
 from tasks.database.proof import prove
 from tasks.database.retyping import direct_retypes
+from tasks.database.shapes import stages
 from tasks.database.steadiness import volatile_defaults
 from tasks.database.trace import Trace, trace_change
 from tasks.planning.catalog import Catalog
@@ -38,6 +39,7 @@ from tasks.planning.schema_hash import schema_hash
 from tasks.planning.spec import LoadedSpec
 from tasks.planning.statements import Statement, search_path_of
 from tasks.planning.states import MigrationState
+from tasks.planning.strategies.expand_contract.moved import moved_columns, require_references
 from tasks.planning.throttle import Limits, blind, reasons
 
 PINNED = (("TimeZone", "UTC"), ("DateStyle", "ISO, MDY"), ("IntervalStyle", "postgres"), ("extra_float_digits", "1"))
@@ -72,12 +74,15 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
         require_word(retyped, intent.words)
         direct = direct_retypes(clone, settings, retyped, after, intent.using, intent.wanted)
         found = all_drafts(intent, before, after, tables, direct)
+        moved = moved_columns(intent.name, found)
+        require_references(after, moved)
         mappings = Mappings(clone, parsed, intent, before, after)
         with connect(target, role="plan", settings=settings) as live:
             check_privileges(live, (*tables, *meant.touched))
             canonical = mappings.canonical(found)
             notes = (*mappings.probe(live, found, canonical), *_foreseen(target, intent.throttle))
-        made = make_plan(intent, before, after, meant, found, canonical, notes, direct, data)
+        shapes = stages(clone, parsed, settings, before, after, moved)
+        made = make_plan(intent, shapes, meant, found, canonical, notes, direct, data)
         return prove(made, clone, after)
 
 

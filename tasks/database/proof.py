@@ -132,7 +132,7 @@ def _perform(connection: psycopg.Connection[TupleRow], step: Step, actions: Sequ
                         for statement in action.statements:
                             connection.execute(statement.encode())
                 case BuildIndex():
-                    connection.execute(action.statement.encode())
+                    _build(connection, action)
                 case DropIndex():
                     name = sql.Identifier(action.table.schema, action.index)
                     connection.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(name))
@@ -156,6 +156,14 @@ def _perform(connection: psycopg.Connection[TupleRow], step: Step, actions: Sequ
                 instead="What stands in the way is usually an object that depends on a changed "
                 "column: drop it first and create it again afterwards.",
             ) from None
+
+
+def _build(connection: psycopg.Connection[TupleRow], action: BuildIndex) -> None:
+    """Build an index unless it is there: several steps of a way back may need the same one."""
+    name = sql.Identifier(action.table.schema, action.index).as_string()
+    row = connection.execute("SELECT to_regclass(%s)", (name,)).fetchone()
+    if row is None or row[0] is None:
+        connection.execute(action.statement.encode())
 
 
 def _parse_backfill(connection: psycopg.Connection[TupleRow], action: Backfill) -> None:

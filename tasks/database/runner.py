@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -22,7 +22,7 @@ from tasks.database.locks import Patience
 from tasks.database.progress import Report
 from tasks.database.records import StepRecord
 from tasks.planning.errors import LeaseLost, LockstepError, Waiting
-from tasks.planning.plan import Backfill, Phase, Plan
+from tasks.planning.plan import Backfill, Phase, Plan, Step, swap_id
 from tasks.planning.states import IllegalTransition, PhaseState, StepState
 
 
@@ -132,7 +132,7 @@ class Runner:
         for phase in self.plan.phases:
             for step in phase.steps:
                 if isinstance(step.action, Backfill) and records[step.id].state is StepState.DONE:
-                    self._executor.repeat(phase.name, step, report)
+                    self._executor.repeat(phase.name, _as_swapped(step, records), report)
 
     def finish_phase(self, name: str) -> None:
         """Mark a phase DONE. Raises SchemaChanged when the tables are not as it should have left them."""
@@ -172,6 +172,16 @@ class Runner:
             with contextlib.suppress(psycopg.Error, LockstepError, IllegalTransition):
                 self.fail_phase(phase, text)
             raise
+
+
+def _as_swapped(step: Step, records: Mapping[str, StepRecord]) -> Step:
+    """Return the step with its columns as they are called now: those that keep their name swap at the switch."""
+    if not isinstance(step.action, Backfill) or step.action.swapped is None:
+        return step
+    swap = records.get(swap_id(step.action.table))
+    if swap is None or swap.state is not StepState.DONE:
+        return step
+    return step.model_copy(update={"action": step.action.swapped})
 
 
 @contextmanager

@@ -112,6 +112,13 @@ class Backfill(Part):
     unfilled: str
     assignments: tuple[Assignment, ...]
     personal_key: bool = False
+    swapped: Backfill | None = None
+    """The same as its columns are called once the table's step `swap_id` is done, where a column keeps its name."""
+
+
+def swap_id(table: TableName) -> str:
+    """Return the id of the step in which a table's new columns take the names of the old ones."""
+    return f"switch/swap/{table}"
 
 
 class UpdateRows(Part):
@@ -282,6 +289,10 @@ class Phase(Part):
     """What ``schema_before`` is the hash of, so that a difference can be named."""
 
 
+Inserts = Literal["told", "old", "new"]
+"""Which side an INSERT of the application writes: told by what it gives, or known, under one name, by the stage."""
+
+
 class MappedGroup(Part):
     """Columns that belong together: ``old`` and ``new`` of one table, with the canonical expressions both ways.
 
@@ -296,6 +307,24 @@ class MappedGroup(Part):
     down: tuple[Assignment, ...]
     bits: int = 0
     """The group's bits in the marker column ``lockstep_pending``; 0 when the table has no marker (yet)."""
+    inserts: Inserts = "told"
+    switched: MappedGroup | None = None
+    """The same group as its columns are called from the switch on, where a column keeps its name."""
+
+    @property
+    def from_switch(self) -> MappedGroup:
+        """The group with the names that hold from the switch on."""
+        return self.switched or self
+
+    @property
+    def old_writes(self) -> tuple[str, ...]:
+        """The columns that the old application version writes in this stage."""
+        return self.new if self.inserts == "new" else self.old
+
+    @property
+    def new_writes(self) -> tuple[str, ...]:
+        """The columns that the new application version writes in this stage."""
+        return self.old if self.inserts == "old" else self.new
 
 
 class Note(Part):

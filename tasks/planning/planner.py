@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from psycopg import sql
+
 from tasks.planning import retyping
 from tasks.planning.catalog import Catalog, Column, Constraint, Table
 from tasks.planning.change import (
@@ -27,13 +29,13 @@ from tasks.planning.change import (
 from tasks.planning.checks.rows import key_columns
 from tasks.planning.data_changes import NO_DATA, DataChanges
 from tasks.planning.errors import SpecError, Unsupported
-from tasks.planning.expressions import inline
+from tasks.planning.expressions import inline, substitute
 from tasks.planning.fit import window_notes
 from tasks.planning.intent import Intent
 from tasks.planning.names import TableName, display
 from tasks.planning.objects.meant import Meant
 from tasks.planning.parser import column_references
-from tasks.planning.plan import Assignment, Note, Plan
+from tasks.planning.plan import Assignment, Inserts, Note, Plan
 from tasks.planning.retyping import DirectRetype
 from tasks.planning.strategies.expand_contract import rename_table
 from tasks.planning.strategies.expand_contract.apart import Apart
@@ -41,9 +43,11 @@ from tasks.planning.strategies.expand_contract.contribution import TableChange, 
 from tasks.planning.strategies.expand_contract.dependents import carry
 from tasks.planning.strategies.expand_contract.kept import added_constraints
 from tasks.planning.strategies.expand_contract.mapping import Canonical, Draft, Group, Side, drafts
+from tasks.planning.strategies.expand_contract.moved import carries_checks, require_alone
 from tasks.planning.strategies.expand_contract.objects import standing_apart
 from tasks.planning.strategies.expand_contract.phases import assemble, opens_switch, work_on
 from tasks.planning.strategies.expand_contract.reverse import reverse_spec
+from tasks.planning.strategies.expand_contract.stages import Moved, Naming, Shapes, Stages
 from tasks.planning.strategies.expand_contract.work import Surroundings, Work
 
 Way = tuple[TableName, str, str]
@@ -143,33 +147,43 @@ def _refuse_domains_without_null(draft: Draft, before: Catalog, after: Catalog) 
 
 
 def make_plan(
-    intent: Intent, before: Catalog, after: Catalog, meant: Meant,
+    intent: Intent, stages: Stages, meant: Meant,
     found: Sequence[Draft], canonical: Mapping[Way, Canonical], notes: Sequence[Note] = (),
     direct: Sequence[DirectRetype] = (), data: DataChanges = NO_DATA,
 ) -> Plan:  # fmt: skip
     """Return the plan, without schema hashes; those come from proving it on a clone.
 
-    ``changes`` is what the catalogs differ in; ``before`` may know more of the live database than a clone does.
+    ``changes`` is what the catalogs differ in. They and ``found`` and ``canonical`` are in the user's words, where a
+    column that keeps its name has one name on both sides; ``stages`` may know more of the live database than a clone.
 
     Raises:
         Unsupported: something that this version does not carry out, by name.
         SpecError: the spec contradicts the database.
     """
+    before, after = stages.expanded.before, stages.switched.after
     tables = touched_tables(intent, meant, data)
     _refuse_divided(before, meant.changes, intent)
     works = []
     apart = Apart()
     for name in tables:
-        drafted = [d for d in found if d.table == name]
-        change = _table_change(intent, before, after, name, meant.changes, drafted, canonical, direct, data)
-        carried = carry(change, before, after, meant)
-        works.append(work_on(change, carried.parts))
+        own = [draft for draft in found if draft.table == name]
+        expanded, switched = (
+            _table_change(intent, shapes, stages.moved.get(name, ()), name, meant.changes, own, canonical, direct, data)
+            for shapes in (stages.expanded, stages.switched)
+        )
+        sequences = (_sequences(before), _sequences(after))
+        if expanded.moved:
+            require_alone(expanded)
+            works.append(work_on(expanded, switched, sequences))
+            continue
+        carried = carry(expanded, before, after, meant)
+        works.append(work_on(expanded, switched, sequences, carried.parts))
         apart += carried.apart
     _refuse_moving_references(works)
     apart = _distinct(apart) + standing_apart(intent.name, before, after, meant, has_switch=opens_switch(works))
     phases = assemble(works, _surroundings(intent, before, after, tables), apart)
     touched = {*tables, *meant.touched, *(item.after for item in meant.renamed)}
-    groups = tuple(group.as_plan() for work in works for group in work.change.groups)
+    groups = tuple(group for work in works for group in work.groups)
     additive = not any(phase.name == "contract" for phase in phases)
     return Plan(
         name=intent.name,
@@ -209,13 +223,23 @@ def _only_changes_rows(works: Sequence[Work]) -> bool:
 
 
 def _table_change(
-    intent: Intent, before: Catalog, after: Catalog, name: TableName, changes: Sequence[Change],
+    intent: Intent, shapes: Shapes, moved: tuple[Moved, ...], name: TableName, changes: Sequence[Change],
     found: Sequence[Draft], canonical: Mapping[Way, Canonical], direct: Sequence[DirectRetype], data: DataChanges,
 ) -> TableChange:  # fmt: skip
-    old, new = _pair(before, after, name)
+    before = shapes.before
+    old, new = _pair(before, shapes.after, name)
     coming = {c.name for c in new.columns} - {c.name for c in old.columns}
-    groups = tuple(_group(old, new, number, draft, canonical, coming) for number, draft in enumerate(found))
+    naming = Naming.of(moved, shapes.stage)
+    inserts: Inserts = "old" if shapes.stage == "expanded" else "new"
+    groups = tuple(
+        replace(
+            _group(old, new, number, draft, canonical, coming, naming), inserts=inserts if draft.keeps_name else "told"
+        )
+        for number, draft in enumerate(found)
+    )
     _refuse_checks_across_groups(old, new, groups)
+    known = {naming.old.get(column.name, column.name): column.name for column in moved}
+    key = [known.get(column, column) for column in key_columns(old)]
     taken = {index.name for table in before.tables if table.name.schema == name.schema for index in table.indexes}
     taken |= {table.name.name for table in before.tables if table.name.schema == name.schema}
     taken |= {constraint.name for constraint in old.constraints}
@@ -225,7 +249,7 @@ def _table_change(
         after=new,
         groups=groups,
         settings=intent.settings,
-        personal_key=any(f"{name.schema}.{name.name}.{column}" in intent.personal for column in key_columns(old)),
+        personal_key=any(f"{name.schema}.{name.name}.{column}" in intent.personal for column in key),
         taken_names=frozenset(taken),
         direct=tuple(retype for retype in direct if retype.column.table == name),
         found=tuple(
@@ -236,23 +260,32 @@ def _table_change(
         reindexed=intent.reindexed.get(name, ()),
         data=data.of(name),
         late=data.late_columns(name),
+        moved=moved,
+        stage=shapes.stage,
     )
 
 
 def _group(
-    old: Table, new: Table, number: int, draft: Draft, canonical: Mapping[Way, Canonical], coming: set[str]
-) -> Group:
-    ups = {column: canonical[draft.table, "up", column] for column in draft.new}
-    downs = {column: canonical[draft.table, "down", column] for column in draft.old if column in draft.down}
+    old: Table, new: Table, number: int, draft: Draft, canonical: Mapping[Way, Canonical], coming: set[str],
+    naming: Naming,
+) -> Group:  # fmt: skip
+    new_names = {column: naming.new.get(column, column) for column in draft.new}
+    old_names = {column: naming.old.get(column, column) for column in draft.old}
+    ups = {new_names[name]: _called(canonical[draft.table, "up", name], naming.old) for name in draft.new}
+    downs = {
+        old_names[name]: _called(canonical[draft.table, "down", name], naming.new)
+        for name in draft.old
+        if name in draft.down
+    }
     # Generated columns are NULL inside a BEFORE trigger; a change of one is a change of what it is computed from.
     generated = {c.name: f"({c.default})" for c in old.columns if c.generated and c.default}
     up = {name: inline(item.text, generated) for name, item in ups.items()}
-    inputs = {name for text in up.values() for name in column_references(text)} - set(draft.old)
+    inputs = {name for text in up.values() for name in column_references(text)} - set(old_names.values())
     group = Group(
         table=draft.table,
         number=number,
-        old=Side(tuple(_column(old, name) for name in draft.old)),
-        new=Side(tuple(_column(new, name) for name in draft.new)),
+        old=Side(tuple(_column(old, name) for name in old_names.values())),
+        new=Side(tuple(_column(new, name) for name in new_names.values())),
         up=tuple(Assignment(column=name, expression=text) for name, text in up.items()),
         down=tuple(Assignment(column=name, expression=inline(item.text, generated)) for name, item in downs.items()),
         readable=(*(c.name for c in old.columns if not c.generated), *sorted(coming)),
@@ -264,15 +297,27 @@ def _group(
     )
     present = {constraint.oid for constraint in old.constraints}
     renamed = group.is_rename
-    new_checks = [c for c in _checks(new, group.new.names) if not (renamed and c.oid in present)]
+    # A CHECK that asks the same of both columns is the old column's own: what breaks it never gets into the table.
+    same = renamed or (draft.keeps_name and carries_checks(group))
+    new_checks = [c for c in _checks(new, group.new.names) if not (same and c.oid in present)]
     old_checks = [] if renamed else _checks(old, group.old.names)
-    return Group(
-        **{
-            **{name: getattr(group, name) for name in Group.__dataclass_fields__},
-            "old": Side(group.old.columns, tuple(inline(check_expression(c), generated) for c in old_checks)),
-            "new": Side(group.new.columns, tuple(inline(check_expression(c), generated) for c in new_checks)),
-        }
+    return replace(
+        group,
+        old=Side(group.old.columns, tuple(inline(check_expression(c), generated) for c in old_checks)),
+        new=Side(group.new.columns, tuple(inline(check_expression(c), generated) for c in new_checks)),
     )
+
+
+def _called(expression: Canonical, names: Mapping[str, str]) -> Canonical:
+    """Return the expression with columns as they are called in one stage."""
+    if not names:
+        return expression
+    texts = {name: sql.Identifier(to).as_string() for name, to in names.items()}
+    return replace(expression, text=substitute(expression.text, texts))
+
+
+def _sequences(catalog: Catalog) -> Mapping[str, str]:
+    return {item.name: item.definition for item in catalog.objects if item.kind == "sequence"}
 
 
 def _checks(table: Table, columns: Sequence[str]) -> list[Constraint]:
@@ -409,14 +454,18 @@ def _upsert_notes(works: Sequence[Work]) -> tuple[Note, ...]:
     return tuple(
         Note(
             severity="WARNING",
-            text=f"{work.change.name}: until contract {constraint.name} exists for both shapes. Sessions that at the "
-            "same moment INSERT … ON CONFLICT the same new key can get a unique_violation (23505) of the twin, which "
-            "ON CONFLICT does not name: let the application try such a statement again.",
+            text=f"{work.change.name}: until {_until(work, constraint)} {constraint.name} exists for both shapes. "
+            "Sessions that at the same moment INSERT … ON CONFLICT the same new key can get a unique_violation (23505) "
+            "of the twin, which ON CONFLICT does not name: let the application try such a statement again.",
         )
         for work in works
         for constraint in work.change.coming_constraints
-        if constraint.kind == "unique" and set(constraint.columns) & work.change.mapped
+        if constraint.kind in ("unique", "primary_key") and set(constraint.columns) & work.change.mapped
     )
+
+
+def _until(work: Work, constraint: Constraint) -> str:
+    return "the switch" if work.change.moves(constraint.columns) else "contract"
 
 
 def _refuse_stray_mappings(intent: Intent, before: Catalog, tables: Sequence[TableName]) -> None:

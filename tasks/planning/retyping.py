@@ -147,6 +147,19 @@ def old_version_can(old: str, new: str) -> bool:
             )
 
 
+def means_the_same(old: str, new: str) -> bool:
+    """Whether an expression over a value of the one type says the same over the widened value of the other.
+
+    >>> means_the_same("smallint", "bigint"), means_the_same("integer", "numeric")  # 3 / 2
+    (True, False)
+    """
+    before, after = _TYPE.fullmatch(old), _TYPE.fullmatch(new)
+    if before is None or after is None or not old_version_can(old, new):
+        return False
+    base, to = _base(before), _base(after)
+    return base == to or any({base, to} <= set(family) for family in (_INTEGERS, ("character varying", "text")))
+
+
 def _base(match: re.Match[str]) -> str:
     return str(match["base"] + match["rest"])
 

@@ -102,7 +102,9 @@ def perform(connection: psycopg.Connection[TupleRow], actions: Sequence[Any]) ->
                     for statement in action.statements:
                         connection.execute(statement.encode())
             case BuildIndex():
-                connection.execute(action.statement.encode())
+                there = sql.Literal(sql.Identifier(action.table.schema, action.index).as_string()).as_string()
+                if row(connection, f"SELECT to_regclass({there}) IS NULL") == (True,):
+                    connection.execute(action.statement.encode())
             case DropIndex():
                 name = sql.Identifier(action.table.schema, action.index)
                 connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(name))

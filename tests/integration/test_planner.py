@@ -68,7 +68,16 @@ INSERT INTO "Größe" SELECT gen_random_uuid(), n::text, n FROM generate_series(
 LONG = "sixty_three_bytes_long_name_of_a_column_that_is_as_long_as_it_g"
 
 REFUSED = {
-    "the same name with another type": ("ALTER TABLE person ALTER age TYPE bigint", "", "same name"),
+    "the same name, and the referring column stays": (
+        "ALTER TABLE tag ALTER id TYPE bigint",
+        "",
+        'public.person.tag_id refers.*ALTER COLUMN "tag_id" TYPE bigint',
+    ),
+    "the same name with a type that the old version may not read": (
+        "ALTER TABLE tag ALTER name TYPE int USING length(name)",
+        "{tag.name: {down: 'name::text'}}",
+        "old_version_reads",
+    ),
     "unique over a mapping that merges": (
         "ALTER TABLE person ADD mail text NOT NULL UNIQUE, DROP email",
         "{person.mail: {up: 'lower(email)', down: {email: mail}}}",

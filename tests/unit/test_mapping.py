@@ -38,9 +38,18 @@ def test_a_conversion_without_the_way_back_is_refused() -> None:
     assert refused.value.remedy is not None
 
 
-def test_the_same_name_with_another_type_is_refused() -> None:
-    with pytest.raises(Unsupported, match="under the same name"):
-        drafts(table(a=(1, "integer")), table(a=(1, "bigint")), {}, {})
+@pytest.mark.parametrize("using", [{}, {"a": "a::bigint"}])
+def test_another_type_under_the_same_name_is_a_group_of_its_own(using: dict[str, str]) -> None:
+    (found,) = drafts(table(a=(1, "integer")), table(a=(1, "bigint")), {}, using)
+    assert (found.old, found.new, found.down) == (("a",), ("a",), {"a": '"a"'})
+    assert found.keeps_name
+    assert drafts(table(a=(1, "integer")), table(a=(1, "bigint")), {}, using, direct=("a",)) == ()
+
+
+def test_another_type_under_the_same_name_does_not_join_other_columns() -> None:
+    before, after = table(a=(1, "integer"), b=(2, "text")), table(a=(1, "bigint"), c=(3, "text"))
+    with pytest.raises(Unsupported, match="same name and in one mapping"):
+        drafts(before, after, {"c": Wanted("b", {"b": "c || a"})}, {})
 
 
 @pytest.mark.parametrize("last_down", [None, {"full": "first || ' ' || last"}])

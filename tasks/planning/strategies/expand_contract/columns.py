@@ -31,7 +31,7 @@ def _coming(change: TableChange, column: Column) -> Contribution:
     if column.collation:
         parts.append(verbatim(f" COLLATE {column.collation}"))
     finish: list[str] = []
-    if column.generated or column.identity:
+    if column.generated or (column.identity and column.name not in change.moved_new):
         raise Unsupported(
             f"adding {change.name}.{display(column.name)} as a generated or identity column, which rewrites the table",
             instead="Add a plain column with a mapping 'up'; generated and identity columns come with the shadow-table "
@@ -79,7 +79,7 @@ def _coming(change: TableChange, column: Column) -> Contribution:
 
 
 def _default_of_mapped(change: TableChange, column: Column) -> list[str]:
-    if column.default is None:
+    if column.default is None or column.name in change.moved_new:
         return []
     group = next(group for group in change.groups if column.name in group.new.names)
     old = group.old.columns[0] if group.is_rename else None
@@ -105,6 +105,8 @@ def _marker(change: TableChange) -> Contribution:
 
 def _refuse_dropping(change: TableChange, column: Column) -> None:
     where = f"{change.name}.{display(column.name)}"
+    if column.name in change.moved_old:
+        return
     if column.identity or column.generated:
         raise Unsupported(
             f"changing the {'identity' if column.identity else 'generated'} column {where}",

@@ -14,7 +14,7 @@ from tasks.planning.catalog import Constraint
 from tasks.planning.errors import Unsupported
 from tasks.planning.names import PENDING_COLUMN, display, own_name, verbatim
 from tasks.planning.plan import Forecast, LockUse, Step, Transaction
-from tasks.planning.strategies.expand_contract import demands, injective
+from tasks.planning.strategies.expand_contract import demands, injective, moved
 from tasks.planning.strategies.expand_contract.building import attach, build_step
 from tasks.planning.strategies.expand_contract.contribution import (
     LONG_STATEMENT_TIMEOUT_MS,
@@ -32,11 +32,13 @@ def contribute(change: TableChange) -> Contribution:
     total = Contribution()
     for name in sorted(change.mapped):
         column = change.after.column(name)
-        if column is not None and column.not_null:
+        if column is not None and column.not_null and not moved.is_strict_early(change, name):
             total += _not_null(change, name)
     for name in change.late_not_null:
         total += _late_not_null(change, name)
     for constraint in change.coming_constraints:
+        if constraint.kind in ("primary_key", "foreign_key") and moved.is_own(change, constraint):
+            continue
         total += _coming(change, constraint)
     return total
 
@@ -73,8 +75,8 @@ def _not_null(change: TableChange, column: str) -> Contribution:
     """Tolerant from expand, strict before contract; SET NOT NULL then uses the validated check (PostgreSQL 12+)."""
     name = sql.Identifier(column)
     expression = sql.SQL("{} IS NOT NULL").format(name).as_string()
-    tolerant = own_name("nn", change.migration, *change.name, column)
-    strict = own_name("nnstrict", change.migration, *change.name, column)
+    tolerant = change.own_name("nn", column)
+    strict = change.own_name("nnstrict", column)
     where = f"{change.name}.{display(column)}"
     tighten = (
         change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(tolerant)),
@@ -218,7 +220,8 @@ def _unique(change: TableChange, constraint: Constraint) -> Contribution:
         (attach(change, constraint, name, name),),
         undo=(Transaction(statements=(change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(name)),)),),
     )
-    rename = () if name == constraint.name else (_rename(change, name, constraint.name),)
+    stays = name == constraint.name or change.moves(constraint.columns)
+    rename = () if stays else (_rename(change, name, constraint.name),)
     return Contribution(constrain=(build, attached), contract_rename=rename)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from tasks.planning.names import TableName, own_name, verbatim
 from tasks.planning.plan import Action, Forecast, Irreversible, LockMode, LockUse, Note, Step, Transaction
 from tasks.planning.retyping import DirectRetype
 from tasks.planning.strategies.expand_contract.mapping import Group
+from tasks.planning.strategies.expand_contract.stages import Moved, Naming, StageName
 
 SHORT_LOCK_TIMEOUT_MS = 60
 """A *waiting* ACCESS EXCLUSIVE stalls every statement behind it; with retries this bounds one stall below 100 ms."""
@@ -45,6 +47,10 @@ class TableChange:
     """Names of relations and of this table's constraints that exist before, in the table's schema."""
     direct: tuple[DirectRetype, ...] = ()
     """Columns whose type the server changes where they stand."""
+    moved: tuple[Moved, ...] = ()
+    """Columns that keep their name in a new column of another type."""
+    stage: StageName = "expanded"
+    """How those are called in ``before`` and ``after``."""
     found: tuple[Change, ...] = ()
     """The table's differences, without what PostgreSQL made itself of another one."""
     reindexed: tuple[str, ...] = ()
@@ -142,7 +148,47 @@ class TableChange:
     @property
     def key(self) -> tuple[str, ...]:
         """The primary key's columns; a table with mapped columns has one, the planner sees to that."""
-        return self.before.primary_key.columns if self.before.primary_key else ()
+        key = self.primary_key
+        return key.columns if key is not None else ()
+
+    @property
+    def primary_key(self) -> Constraint | None:
+        """The primary key in force: one over moved columns is the new ones' from the switch on."""
+        if self.stage == "switched" and self.has_moved_key:
+            return self.after.primary_key
+        return self.before.primary_key
+
+    @property
+    def has_moved_key(self) -> bool:
+        key = self.after.primary_key
+        return key is not None and self.moves(key.columns)
+
+    @property
+    def naming(self) -> Naming:
+        return Naming.of(self.moved, self.stage)
+
+    @cached_property
+    def moved_new(self) -> frozenset[str]:
+        """The names, in this stage, of the new columns that take the old ones' names."""
+        return frozenset(self.naming.new.get(column.name, column.name) for column in self.moved)
+
+    @cached_property
+    def moved_old(self) -> frozenset[str]:
+        return frozenset(self.naming.old.get(column.name, column.name) for column in self.moved)
+
+    def moves(self, columns: Collection[str]) -> bool:
+        """Whether something over these columns of the new shape takes its final name and place at the switch."""
+        return bool(set(columns) & self.moved_new)
+
+    def own_name(self, kind: str, column: str) -> str:
+        """Return the name of an object of Lockstep's own for a column, the same in both stages."""
+        final = {self.naming.new.get(c.name, c.name): c.name for c in self.moved}
+        final |= {self.naming.old.get(c.name, c.name): c.name for c in self.moved}
+        return own_name(kind, self.migration, *self.name, final.get(column, column))
+
+    def group_of(self, column: str) -> Group:
+        """Return the mapping group of a new column."""
+        return next(group for group in self.groups if column in group.new.names)
 
     def is_carried(self, constraint: Constraint) -> bool:
         """Whether the constraint exists before and only follows its columns."""
@@ -176,6 +222,8 @@ class Contribution:
     opening: tuple[Step, ...] = ()
     """What lets in statements that only the new version sends, and that the old one does not mind."""
     constrain: tuple[Step, ...] = ()
+    constrain_after: tuple[Step, ...] = ()
+    """After the indexes of all tables are there: foreign keys between new columns."""
     validated: tuple[str, ...] = ()
     """Constraints that have to be valid once `constrain` is done."""
     retype: tuple[Step, ...] = ()

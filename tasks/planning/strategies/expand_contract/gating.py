@@ -25,6 +25,7 @@ from tasks.planning.strategies.expand_contract import data, demands
 from tasks.planning.strategies.expand_contract.apart import Apart
 from tasks.planning.strategies.expand_contract.contribution import check_expression
 from tasks.planning.strategies.expand_contract.kept import dropped_constraints, dropped_indexes
+from tasks.planning.strategies.expand_contract.swap import names_from_switch
 from tasks.planning.strategies.expand_contract.work import Surroundings, Work
 
 
@@ -59,14 +60,15 @@ class Gates:
         return equality_gate(self._around.migration, self._scope(self._during), self._groups, self._promised())
 
     def contract(self) -> Gate:
-        asked = [self._asked(work) for work in self._works]
-        scope, promised = self._scope(self._during), self._promised()
-        return contract_gate(self._around.migration, scope, self._groups, promised, asked, counted=self._counted)
+        scope, groups = self._scope(self._from_switch), [group.from_switch for group in self._groups]
+        asked = [replace(self._asked(work), table=self._from_switch(work)) for work in self._works]
+        promised = self._promised_from_switch()
+        return contract_gate(self._around.migration, scope, groups, promised, asked, counted=self._counted)
 
     def final(self) -> Gate:
-        tables = {work.change.name: work.change.after for work in self._works}
+        tables = {work.change.name: work.switched.after for work in self._works}
         return final_gate(
-            replace(self._scope(lambda work: work.change.after), others=self._around.others_after),
+            replace(self._scope(lambda work: work.switched.after), others=self._around.others_after),
             Promised(
                 indexes={name: [index.name for index in table.indexes] for name, table in tables.items()},
                 constraints={
@@ -89,6 +91,17 @@ class Gates:
             return expanded(table, (*change.new, *marked))
         return table.model_copy(update={"columns": (*table.columns, *change.new, *marked)})
 
+    def _from_switch(self, work: Work) -> Table:
+        """Return the table as the gates find it from the switch on."""
+        change = work.switched
+        if not change.moved:
+            return self._during(work)
+        table = expanded(change.before, change.new)
+        if not change.has_moved_key or change.after.primary_key is None:
+            return table
+        others = (c for c in table.constraints if c.kind != "primary_key")
+        return table.model_copy(update={"constraints": (change.after.primary_key, *others)})
+
     def _asked(self, work: Work) -> Coming:
         """Return the demands on columns that stay, but for references to what is not there yet."""
         asked = demands.asked(work.change)
@@ -106,6 +119,16 @@ class Gates:
             personal=around.personal,
             rules=around.rules,
             user_suites=around.user_suites,
+        )
+
+    def _promised_from_switch(self) -> Promised:
+        """Return the same under the names that they have from the switch on."""
+        promised = self._promised()
+        later = {work.change.name: names_from_switch(work.change) for work in self._works}
+        return replace(
+            promised,
+            indexes={t: [later[t].get(name, name) for name in names] for t, names in promised.indexes.items()},
+            constraints={t: [later[t].get(name, name) for name in names] for t, names in promised.constraints.items()},
         )
 
     def _promised(self) -> Promised:
@@ -163,5 +186,10 @@ def _coming(work: Work) -> Coming:
         conditions=tuple(
             (c.name, check_expression(c)) for c in coming if c.kind == "check" and set(c.columns) & change.mapped
         ),
-        foreign_keys=tuple(c for c in coming if c.kind == "foreign_key" and set(c.columns) & change.mapped),
+        # One over a column that keeps its name is there already, between the old columns.
+        foreign_keys=tuple(
+            c
+            for c in coming
+            if c.kind == "foreign_key" and set(c.columns) & change.mapped and not change.moves(c.columns)
+        ),
     )

@@ -60,7 +60,8 @@ def _build(change: TableChange, index: Index) -> Contribution:
     if is_demand:
         demand = f"no two rows of {change.name} alike in {_unique(index)}"
         total = Contribution(enforce=tuple(steps), demands=(demand,), notes=upsert_note(change, index))
-    return total if name == index.name else total + _renamed(change, name, index.name)
+    stays = name == index.name or change.moves(index.columns)
+    return total if stays else total + _renamed(change, name, index.name)
 
 
 def _renamed(change: TableChange, name: str, final: str) -> Contribution:

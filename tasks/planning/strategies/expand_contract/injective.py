@@ -10,19 +10,29 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from psycopg import sql
+
 from tasks.planning.catalog import Index
 from tasks.planning.checks.uniqueness import unique_key
 from tasks.planning.errors import Unsupported
+from tasks.planning.expressions import is_same
 from tasks.planning.strategies.expand_contract.contribution import TableChange
 
 _IDENTIFIER = r'(?:"(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
-_WIDENING = re.compile(rf"^(?P<column>{_IDENTIFIER})::(?P<type>bigint|text|numeric|character varying)$")
-_CAST = re.compile(rf"^CAST\(\(?(?P<column>{_IDENTIFIER})\)? AS (?P<type>BIGINT|TEXT|DECIMAL|VARCHAR)\)$")
-_CAST_TYPES = {"BIGINT": "bigint", "TEXT": "text", "DECIMAL": "numeric", "VARCHAR": "character varying"}
+_WIDENING = re.compile(rf"^(?P<column>{_IDENTIFIER})::(?P<type>integer|bigint|text|numeric|character varying)$")
+_CAST = re.compile(rf"^CAST\(\(?(?P<column>{_IDENTIFIER})\)? AS (?P<type>INT|BIGINT|TEXT|DECIMAL|VARCHAR)\)$")
+_CAST_TYPES = {
+    "INT": "integer",
+    "BIGINT": "bigint",
+    "TEXT": "text",
+    "DECIMAL": "numeric",
+    "VARCHAR": "character varying",
+}
 """The same as sqlglot writes it."""
 _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 _PRINTED_APART = _INTEGERS | {"numeric", "text", "character varying", "uuid", "boolean", "date"}
 _WIDENS_FROM = {
+    "integer": frozenset({"smallint", "integer"}),
     "bigint": _INTEGERS,
     "numeric": _INTEGERS,
     "text": _PRINTED_APART,
@@ -54,6 +64,20 @@ def is_injective(expression: str, types: Mapping[str, str]) -> bool:
         column = name[1:-1].replace('""', '"') if name.startswith('"') else name
         return re.sub(r"\(.*\)", "", types.get(column, "")) in _WIDENS_FROM[to]
     return any(pattern.match(text) for pattern in _INJECTIVE)
+
+
+_NARROWING = {"bigint": ("integer", "smallint"), "integer": ("smallint",)}
+
+
+def is_injective_or_raises(expression: str, types: Mapping[str, str]) -> bool:
+    """As `is_injective`, where a value that has no counterpart may raise: integers into a smaller integer type."""
+    if is_injective(expression, types):
+        return True
+    return any(
+        is_same(expression, f"{sql.Identifier(name).as_string()}::{to}")
+        for name, type_ in types.items()
+        for to in _NARROWING.get(type_, ())
+    )
 
 
 def _closes_at_end(text: str) -> bool:

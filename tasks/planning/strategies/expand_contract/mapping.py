@@ -15,9 +15,10 @@ from psycopg import sql
 from tasks.planning.catalog import Column, Table
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.expressions import is_same
-from tasks.planning.names import TableName, display
+from tasks.planning.names import TableName
 from tasks.planning.parser import column_references
-from tasks.planning.plan import Assignment, MappedGroup
+from tasks.planning.plan import Assignment, Inserts, MappedGroup
+from tasks.planning.retyping import is_plain_cast, old_version_can
 
 MAX_GROUPS = 15
 """Two bits a group in an ``integer`` marker, the sign bit left alone."""
@@ -41,6 +42,11 @@ class Draft:
     new: tuple[str, ...]
     up: Mapping[str, str]
     down: Mapping[str, str]
+
+    @property
+    def keeps_name(self) -> bool:
+        """Whether the new column is to have the old one's name: its type alone changes."""
+        return bool(set(self.old) & set(self.new))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ class Group:
     raising: frozenset[str] = field(default_factory=frozenset)
     """The ways, ``up`` and ``down``, whose expressions can raise on some value."""
     immutable: bool = True
+    inserts: Inserts = "told"
 
     @property
     def unfilled_bit(self) -> int:
@@ -114,8 +121,9 @@ class Group:
 
     def as_plan(self) -> MappedGroup:
         return MappedGroup(
-            table=self.table, old=self.old.names, new=self.new.names, up=self.up, down=self.down, bits=self.bits
-        )
+            table=self.table, old=self.old.names, new=self.new.names, up=self.up, down=self.down, bits=self.bits,
+            inserts=self.inserts,
+        )  # fmt: skip
 
 
 def drafts(
@@ -147,6 +155,7 @@ def drafts(
         elif (old.name, old.type, old.collation) != (new.name, new.type, new.collation):
             found.append(_kept(before.name, old, new, spec, using))
     merged = _merge(found)
+    _refuse_company(merged)
     taken = {name for draft in merged for name in draft.old}
     for name in sorted(dropped - taken):
         down = wanted.get(name, Wanted()).down
@@ -185,14 +194,10 @@ def _refuse_unused(before: Table, after: Table, wanted: Mapping[str, Wanted], me
 
 
 def _kept(table: TableName, old: Column, new: Column, spec: Wanted, using: Mapping[str, str]) -> Draft:
-    if old.name == new.name:
-        raise Unsupported(
-            f"changing the type of {table}.{display(old.name)} from {old.type} to {new.type} under the same name",
-            instead="Give the new column another name in the same change (ALTER … TYPE, then RENAME COLUMN), so that "
-            "both application versions can run; a same-name change comes in a later version of Lockstep.",
-        )
     retyped = old.type != new.type or old.collation != new.collation
     up = spec.up or using.get(old.name) or _plain(old.name)
+    given = spec.up is not None or old.name in using
+    is_plain = not given or (is_plain_cast(up, old.name, new.type) and old_version_can(old.type, new.type))
     down = spec.down
     if isinstance(down, Mapping):
         if set(down) != {old.name}:
@@ -201,7 +206,7 @@ def _kept(table: TableName, old: Column, new: Column, spec: Wanted, using: Mappi
             )
         down = down[old.name]
     if down is None:
-        if retyped and (old.name in using or spec.up):
+        if retyped and not is_plain:
             raise SpecError(
                 f"mapping {table}.{new.name}: down is missing. {old.name} becomes {new.name} by an expression, and "
                 "Lockstep needs the way back to keep the old application running and to roll back.",
@@ -209,6 +214,17 @@ def _kept(table: TableName, old: Column, new: Column, spec: Wanted, using: Mappi
             )
         down = _plain(new.name)
     return Draft(table, (old.name,), (new.name,), {new.name: up}, {old.name: down})
+
+
+def _refuse_company(merged: Iterable[Draft]) -> None:
+    """A column that keeps its name is kept in step by itself: from the switch on its name means another column."""
+    for draft in merged:
+        if draft.keeps_name and (len(draft.old), len(draft.new)) != (1, 1):
+            raise Unsupported(
+                f"changing the type of {', '.join(sorted(set(draft.old) & set(draft.new)))} of {draft.table} under the "
+                f"same name and in one mapping with other columns ({', '.join(draft.old)} → {', '.join(draft.new)})",
+                instead="Give the column its new type in a migration of its own, before or after this one.",
+            )
 
 
 def _added(before: Table, new: Column, up: str, wanted: Mapping[str, str] | str | None, dropped: set[str]) -> Draft:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from psycopg import sql
 
@@ -26,6 +26,7 @@ from tasks.planning.strategies.expand_contract import (
     data,
     demands,
     indexes,
+    keys,
     opening,
     reindex,
     relax,
@@ -45,6 +46,7 @@ from tasks.planning.strategies.expand_contract.contribution import (
 )
 from tasks.planning.strategies.expand_contract.gating import Gates
 from tasks.planning.strategies.expand_contract.mapping import Group, all_unfilled_bits
+from tasks.planning.strategies.expand_contract.swap import Swap
 from tasks.planning.strategies.expand_contract.work import Surroundings, Work
 
 _PRINTED_ALIKE = r"(smallint|integer|bigint|numeric|text|character|uuid|boolean|date)\b"
@@ -55,6 +57,7 @@ ROOMS: tuple[Callable[[TableChange], Contribution], ...] = (
     data.contribute,
     constraints.contribute,
     demands.contribute,
+    keys.contribute,
     opening.contribute,
     indexes.contribute,
     reindex.contribute,
@@ -71,17 +74,28 @@ def opens_switch(works: Sequence[Work]) -> bool:
     return ends and (bool(_let_in(works)) or any(work.has_two_shapes for work in works))
 
 
-def work_on(change: TableChange, carried: Contribution = NOTHING) -> Work:
-    """Return what the rooms contribute, and after them what is carried along for others."""
+def work_on(
+    change: TableChange,
+    switched: TableChange,
+    sequences: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
+    carried: Contribution = NOTHING,
+) -> Work:
+    """Return what the rooms contribute in both stages, and after them what is carried along for others."""
+    parts = _contributed(change)
+    later = _contributed(switched) if change.moved else parts
+    return Work(change, parts + carried, switched, later + carried, sequences)
+
+
+def _contributed(change: TableChange) -> Contribution:
     total = Contribution()
     for room in ROOMS:
         total += room(change)
-    return Work(change, total + carried)
+    return total
 
 
 def assemble(works: Sequence[Work], around: Surroundings, apart: Apart = NOTHING_APART) -> tuple[Phase, ...]:
     """Return the phases, without schema hashes; a phase that has nothing to do is left out."""
-    groups = tuple(group.as_plan() for work in works for group in work.change.groups)
+    groups = tuple(group for work in works for group in work.groups)
     let_in = _let_in(works)
     has_contract = bool(groups) or any(work.ends for work in works) or apart.has_contract
     has_switch = opens_switch(works) or bool(apart.switch) or apart.has_contract
@@ -90,6 +104,7 @@ def assemble(works: Sequence[Work], around: Surroundings, apart: Apart = NOTHING
     if any(work.is_filled or work.change.data for work in works):
         phases.append(_backfill(works, gates))
     constrain = tuple(step for work in works for step in work.parts.constrain)
+    constrain += tuple(step for work in works for step in work.parts.constrain_after)
     if constrain or groups:
         phases.append(_constrain(constrain, gates))
     if has_switch:
@@ -154,7 +169,7 @@ def _backfill(works: Sequence[Work], gates: Gates) -> Phase:
     steps: list[Step] = []
     for work in works:
         if work.is_filled:
-            steps += [_analyze(work.change, "before"), _fill(work.change), _analyze(work.change, "after")]
+            steps += [_analyze(work.change, "before"), _fill(work), _analyze(work.change, "after")]
         elif work.change.data:
             steps.append(_analyze(work.change, "before"))
     changed = [item for work in works for item in data.steps(work.change)]
@@ -188,8 +203,12 @@ def _constrain(steps: tuple[Step, ...], gates: Gates) -> Phase:
 
 
 def _switch(works: Sequence[Work], let_in: tuple[Step, ...], around: Surroundings, apart: Apart) -> Phase:
-    steps = [*let_in, *(step for work in works for step in work.parts.switch)]
-    steps += [_count_old_writers(work.change) for work in works if work.has_sync]
+    parents = {work.change.name for work in works if work.change.has_moved_key}
+    steps = [*let_in, *(step for work in works for step in keys.let_go(work.change, parents))]
+    steps += [step for work in works for step in work.parts.switch]
+    steps += _swaps(works)
+    steps += [step for work in works for step in keys.take_over(work.switched)]
+    steps += [_count_old_writers(work.change) for work in works if work.has_sync and not work.change.moved]
     steps += apart.switch
     mapped = any(work.has_sync for work in works)
     reason = "Both shapes say the same in every row." if mapped else "Everything for the new version is in place."
@@ -204,12 +223,38 @@ def _switch(works: Sequence[Work], let_in: tuple[Step, ...], around: Surrounding
     )
 
 
+def _swaps(works: Sequence[Work]) -> list[Step]:
+    ordered = _referring_first([work for work in works if work.change.moved])
+    steps = []
+    for number, work in enumerate(ordered):
+        # When this one swaps back, those after it have done so already.
+        others = (other.switched if n <= number else other.change for n, other in enumerate(ordered))
+        functions = (_sync_function(work.change, after_switch=False), _sync_function(work.switched, after_switch=True))
+        inbound = keys.inbound(work.switched, others)
+        steps.append(Swap(work.change, work.switched, *work.sequences, functions, inbound).step())
+    return steps
+
+
+def _referring_first(works: Sequence[Work]) -> list[Work]:
+    """Order tables so that none comes before one that refers to it, as far as they do not refer to each other."""
+    left, ordered = list(works), list[Work]()
+    while left:
+        referred = {
+            c.references for work in left for c in keys.foreign_keys(work.change) if c.references != work.change.name
+        }
+        chosen = next((work for work in left if work.change.name not in referred), left[0])
+        left.remove(chosen)
+        ordered.append(chosen)
+    return ordered
+
+
 def _contract(works: Sequence[Work], gates: Gates, around: Surroundings, apart: Apart) -> Phase:
-    demanding = [step for work in works for step in work.parts.enforce]
-    demanding += [step for work in works for step in work.parts.enforce_references]
-    steps = [*(step for work in works for step in work.parts.contract_before), *apart.contract_before, *demanding]
+    demanding = [step for work in works for step in work.parts_switched.enforce]
+    demanding += [step for work in works for step in work.parts_switched.enforce_references]
+    before = [step for work in works for step in work.parts_switched.contract_before]
+    steps = [*before, *apart.contract_before, *demanding]
     steps += [step for work in works for step in _removal(work)]
-    steps += [step for work in works for step in work.parts.contract_after]
+    steps += [step for work in works for step in work.parts_switched.contract_after]
     steps += apart.contract_after
     removes = any(work.has_two_shapes for work in works)
     purpose = [*(["make the new demands, which the old version need not keep to"] if demanding else [])]
@@ -234,7 +279,7 @@ def _contract(works: Sequence[Work], gates: Gates, around: Surroundings, apart: 
 
 def _removal(work: Work) -> Iterable[Step]:
     """Yield the one transaction of a table that ends the old shape; it can be undone where it only gives names."""
-    parts = work.parts
+    parts = work.parts_switched
     final = [*parts.contract_tighten, *parts.contract_drop]
     if work.has_sync:
         final = [*_remove_sync(work.change), *final]
@@ -297,7 +342,7 @@ def _remove_sync(change: TableChange) -> list[str]:
 
 def _sync_function(change: TableChange, *, after_switch: bool) -> str:
     key = change.key
-    types = {column.name: column.type for column in change.before.columns}
+    types = {column.name: column.type for column in (*change.before.columns, *change.new)}
     # The key is recorded as text, and has to be found again under it whatever the writing session's settings.
     plain_key = all(re.match(_PRINTED_ALIKE, types[name]) for name in key)
     pinned = () if plain_key and all(group.immutable for group in change.groups) else change.settings
@@ -329,25 +374,15 @@ def _analyze(change: TableChange, when: str) -> Step:
     )
 
 
-def _fill(change: TableChange) -> Step:
-    filled = [group for group in change.groups if group.new.columns]
-    mask = all_unfilled_bits(filled)
-    marker = sql.Identifier(PENDING_COLUMN).as_string()
-    assignments = [a for group in filled for a in _filling(group, alone=len(filled) == 1)]
-    assignments.append(Assignment(column=PENDING_COLUMN, expression=f"{marker} & ~{mask}"))
-    key = change.key
-    types = {column.name: column.type for column in change.before.columns}
+def _fill(work: Work) -> Step:
+    change = work.change
+    action = _backfill_of(change)
+    if change.moved:
+        action = action.model_copy(update={"swapped": _backfill_of(work.switched)})
     return Step(
         id=f"backfill/fill/{change.name}",
         title=f"Fill the new columns of {change.name}",
-        action=Backfill(
-            table=change.name,
-            key=key,
-            key_types=tuple(types[name] for name in key),
-            unfilled=f"({marker} & {mask}) <> 0",
-            assignments=tuple(assignments),
-            personal_key=change.personal_key,
-        ),
+        action=action,
         locks=(LockUse(table=change.name, mode="ROW EXCLUSIVE"),),
         lock_timeout_ms=SHORT_LOCK_TIMEOUT_MS,
         statement_timeout_ms=60_000,
@@ -355,8 +390,26 @@ def _fill(change: TableChange) -> Step:
     )
 
 
+def _backfill_of(change: TableChange) -> Backfill:
+    filled = [group for group in change.groups if group.new.columns]
+    mask = all_unfilled_bits(filled)
+    marker = sql.Identifier(PENDING_COLUMN).as_string()
+    assignments = [a for group in filled for a in _filling(group, alone=len(filled) == 1)]
+    assignments.append(Assignment(column=PENDING_COLUMN, expression=f"{marker} & ~{mask}"))
+    types = {column.name: column.type for column in (*change.before.columns, *change.new)}
+    return Backfill(
+        table=change.name,
+        key=change.key,
+        key_types=tuple(types[name] for name in change.key),
+        unfilled=f"({marker} & {mask}) <> 0",
+        assignments=tuple(assignments),
+        personal_key=change.personal_key,
+    )
+
+
 def _filling(group: Group, *, alone: bool) -> Iterable[Assignment]:
-    for assignment in group.up:
+    # The side that the application does not write is the one to fill: under one name, from the switch on, the old.
+    for assignment in group.down if group.inserts == "new" else group.up:
         if alone:
             yield assignment
             continue

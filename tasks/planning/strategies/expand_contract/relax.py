@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from tasks.planning.names import PENDING_COLUMN, own_name, verbatim
+from tasks.planning.names import PENDING_COLUMN, verbatim
 from tasks.planning.plan import Transaction
-from tasks.planning.strategies.expand_contract import injective
+from tasks.planning.strategies.expand_contract import injective, moved
 from tasks.planning.strategies.expand_contract.contribution import (
     LONG_STATEMENT_TIMEOUT_MS,
     Contribution,
@@ -23,10 +23,10 @@ from tasks.planning.strategies.expand_contract.mapping import Group
 
 def contribute(change: TableChange) -> Contribution:
     for constraint in change.before.constraints:
-        if constraint.kind == "unique":
+        if constraint.kind == "unique" and not set(constraint.columns) & change.moved_old:
             injective.require(change, constraint.name, constraint.columns, "down")
     for index in change.before.indexes:
-        if index.unique and index.constraint is None:
+        if index.unique and index.constraint is None and not set(index.columns) & change.moved_old:
             injective.require(change, index.name, index.columns, "down")
     act: list[str] = []
     restore: list[str] = []
@@ -67,11 +67,11 @@ def _relax_not_null(
     change: TableChange, group: Group, act: list[str], restore: list[str], validate: list[str], tighten: list[str]
 ) -> None:
     for column in group.old.columns:
-        if not column.not_null:
-            continue
+        if not column.not_null or (column.name in change.moved_old and moved.is_pinned(change, column)):
+            continue  # of the latter, the swap itself
         name = sql.Identifier(column.name)
-        tolerant = sql.Identifier(own_name("relaxnn", change.migration, *change.name, column.name))
-        strict = sql.Identifier(own_name("oldnn", change.migration, *change.name, column.name))
+        tolerant = sql.Identifier(change.own_name("relaxnn", column.name))
+        strict = sql.Identifier(change.own_name("oldnn", column.name))
         not_null = sql.SQL("{} IS NOT NULL").format(name)
         act.append(change.alter("ADD CONSTRAINT {c} {d}", c=tolerant, d=_tolerant(group, not_null.as_string())))
         act.append(change.alter("ALTER COLUMN {c} DROP NOT NULL", c=name))

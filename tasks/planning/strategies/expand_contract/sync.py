@@ -18,6 +18,7 @@ canonical forms, rewritten and proven by `tasks.planning.expressions`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import assert_never
 
 from psycopg import sql
 
@@ -196,17 +197,13 @@ def _group(writer: _Writer, group: Group) -> list[str]:
     lines = [
         f"  -- {', '.join(old) or '(derived)'} <-> {', '.join(new)}",
         "  IF TG_OP = 'INSERT' THEN",
-        f"    lockstep_new := {_new_given(group)};",
-        f"    lockstep_old := NOT lockstep_new OR {_old_given(group)};",
+        *_inserted(group),
         "  ELSE",
         f"    lockstep_new := {_changed(new)};",
         f"    lockstep_old := {_changed(old)};",
         *(_kept_input_changed(group, kept) if kept and group.new.columns else []),
         "  END IF;",
-        "  IF lockstep_direction = 'up' THEN lockstep_old := true; lockstep_new := false;",
-        "  ELSIF lockstep_direction = 'down' THEN lockstep_old := false; lockstep_new := true; END IF;",
-        "  lockstep_old_shape := lockstep_old_shape OR (lockstep_old AND CASE TG_OP"
-        f" WHEN 'INSERT' THEN {_given_by_old_application(group)} ELSE {_changed(old)} END);",
+        *(_told_by_application(group) if group.inserts == "told" else []),
     ]
     if not group.new.columns:
         return [*lines, *_dropped(writer, group)]
@@ -225,6 +222,38 @@ def _group(writer: _Writer, group: Group) -> list[str]:
         "  ELSIF lockstep_way = 'up' THEN",
         *_apply(writer, group, "up"),
         "  END IF;",
+    ]
+
+
+def _inserted(group: Group) -> list[str]:
+    """Under one name it is known which side an INSERT writes; only one without a column list still finds the old one.
+
+    Such an INSERT gives its values by position, and the old column keeps its place in the table.
+    """
+    match group.inserts:
+        case "told":
+            return [
+                f"    lockstep_new := {_new_given(group)};",
+                f"    lockstep_old := NOT lockstep_new OR {_old_given(group)};",
+            ]
+        case "old":
+            return ["    lockstep_old := true; lockstep_new := false;"]
+        case "new":
+            return [
+                f"    lockstep_old := {_column('NEW', group.old.names[0])} IS NOT NULL;",
+                "    lockstep_new := NOT lockstep_old;",
+            ]
+        case _:
+            assert_never(group.inserts)
+
+
+def _told_by_application(group: Group) -> list[str]:
+    """The session's setting decides first; and a write of the old side is one of the old application version."""
+    return [
+        "  IF lockstep_direction = 'up' THEN lockstep_old := true; lockstep_new := false;",
+        "  ELSIF lockstep_direction = 'down' THEN lockstep_old := false; lockstep_new := true; END IF;",
+        "  lockstep_old_shape := lockstep_old_shape OR (lockstep_old AND CASE TG_OP"
+        f" WHEN 'INSERT' THEN {_given_by_old_application(group)} ELSE {_changed(group.old.names)} END);",
     ]
 
 
@@ -304,8 +333,9 @@ def _apply(writer: _Writer, group: Group, way: str) -> list[str]:
     ] + [f"lockstep_mask := lockstep_mask & ~{group.bits};"]
     bit = group.unfilled_bit if way == "up" else group.down_failed_bit
     failure = [f"lockstep_mask := (lockstep_mask & ~{group.bits}) | {bit};", writer.record("failure", way)]
-    if way == "up":
-        # What the old shape now says cannot be said in the new one: unknown is better than stale.
+    if way == "up" or group.inserts != "told":
+        # What the one shape now says cannot be said in the other: unknown is better than stale. (Between two names the
+        # old side keeps its last value, which the old version can still read.)
         failure = [f"{_column('NEW', column.name)} := NULL;" for column in side.columns] + failure
     lines = [*_compute(group, way), "IF lockstep_failed IS NULL THEN"]
     lines += [f"  {line}" for line in success]

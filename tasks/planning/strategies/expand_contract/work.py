@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tasks.planning.catalog import Catalog, Table
 from tasks.planning.checks.suites import BusinessRule
+from tasks.planning.plan import MappedGroup
 from tasks.planning.strategies.expand_contract.contribution import Contribution, TableChange
 from tasks.planning.strategies.expand_contract.mapping import all_unfilled_bits
 
@@ -15,7 +17,20 @@ class Work:
     """One changed table with everything that its rooms contributed."""
 
     change: TableChange
+    """In the stage before the switch."""
     parts: Contribution
+    switched: TableChange
+    """From the switch on: the same, unless a column keeps its name."""
+    parts_switched: Contribution
+    sequences: tuple[Mapping[str, str], Mapping[str, str]]
+    """The definitions of all sequences by name, before the change and after it."""
+
+    @property
+    def groups(self) -> tuple[MappedGroup, ...]:
+        pairs = zip(self.change.groups, self.switched.groups, strict=True)
+        if not self.change.moved:
+            return tuple(group.as_plan() for group in self.change.groups)
+        return tuple(one.as_plan().model_copy(update={"switched": other.as_plan()}) for one, other in pairs)
 
     @property
     def has_sync(self) -> bool:
