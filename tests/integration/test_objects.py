@@ -112,10 +112,10 @@ PLACES = {
     "statistics": ("CREATE STATISTICS s ON name, felt FROM person", "expand"),
     "comments": (
         "COMMENT ON TABLE tag IS 'it''s new'; COMMENT ON VIEW upper_names IS NULL; COMMENT ON COLUMN tag.name IS 'x';"
-        " COMMENT ON FUNCTION twice(int) IS 'IS'; COMMENT ON TRIGGER kept ON tag IS 't';"
-        " COMMENT ON INDEX tag_pkey IS 'i'",
+        " COMMENT ON FUNCTION twice(int) IS 'IS'; COMMENT ON TRIGGER kept ON tag IS 't'",
         "expand",
     ),
+    "comment on a key's index": ("COMMENT ON INDEX tag_pkey IS 'i'", "constrain"),
     "privileges": (
         "GRANT SELECT (id, name) ON tag TO pg_monitor; GRANT TRUNCATE ON person, tag TO PUBLIC;"
         " GRANT USAGE ON SCHEMA public TO pg_monitor WITH GRANT OPTION; GRANT ALL ON SEQUENCE numbers TO pg_monitor;"

@@ -41,7 +41,7 @@ def contribute(change: TableChange) -> Contribution:
                 total += Contribution(constrain=(_step(change, "constrain", [rename]),))
     for index in altered_indexes(change):
         total += _index(change, index)
-        if index.renamed:
+        if index.renamed and index.after.constraint is None:
             rename = _Rename(change, index.before.name, index.after.name, is_constraint=False)
             if index.after.name in change.taken_names:
                 late.append(rename)
@@ -183,20 +183,28 @@ def _commented(change: TableChange, before: Constraint, after: Constraint) -> Co
     return Contribution(constrain=(step,))
 
 
+def _index_commented(change: TableChange, item: IndexChanged) -> Contribution:
+    before, after = item.before, item.after
+    if before.comment == after.comment:
+        return Contribution()
+    spoken = [index.model_copy(update={"comment": index.comment or ""}) for index in (before, after)]
+    step = short_step(
+        change,
+        f"constrain/comment/{before.name}",
+        f"Comment on {display(before.name)}",
+        index_comment(change, spoken[1], before.name),
+        undo=(Transaction(statements=index_comment(change, spoken[0], before.name)),),
+        mode="SHARE UPDATE EXCLUSIVE",
+    )
+    return Contribution(constrain=(step,))
+
+
 def _index(change: TableChange, item: IndexChanged) -> Contribution:
     before, after = item.before, item.after
-    total = Contribution()
-    if before.comment != after.comment:
-        spoken = [i.model_copy(update={"comment": i.comment or ""}) for i in (before, after)]
-        step = short_step(
-            change,
-            f"constrain/comment/{before.name}",
-            f"Comment on {display(before.name)}",
-            index_comment(change, spoken[1], before.name),
-            undo=(Transaction(statements=index_comment(change, spoken[0], before.name)),),
-            mode="SHARE UPDATE EXCLUSIVE",
-        )
-        total += Contribution(constrain=(step,))
+    total = _index_commented(change, item)
+    if after.constraint is not None:
+        # Everything else of a constraint's index follows the constraint.
+        return total
     old, new = _options(before), _options(after)
     if _without_options(before) != _without_options(after):
         raise Unsupported(

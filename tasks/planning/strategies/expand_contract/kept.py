@@ -81,14 +81,14 @@ def added_indexes(change: TableChange) -> tuple[Index, ...]:
 
 
 def altered_indexes(change: TableChange) -> tuple[IndexChanged, ...]:
-    """Return what became of indexes that are still the same object and stand behind no constraint."""
+    """Return what became of indexes that are still the same object; of a constraint's own, what only they can tell."""
     return tuple(
         item
         for item in change.found
         if isinstance(item, IndexChanged)
         and not _made_anew(item)
         and change.is_over_kept(item.after.columns)
-        and item.after.constraint is None
+        and (item.after.constraint is None or item.before.comment != item.after.comment)
     )
 
 

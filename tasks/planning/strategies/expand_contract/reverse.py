@@ -96,7 +96,7 @@ def _kept_statements(change: TableChange) -> list[str]:
         .format(sql.Identifier(change.name.schema, item.after.name), sql.Identifier(item.before.name))
         .as_string()
         for item in altered_indexes(change)
-        if item.renamed
+        if item.renamed and item.after.constraint is None
     ]
     for item in altered_columns(change):
         name = sql.Identifier(item.before.name)
