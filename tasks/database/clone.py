@@ -48,8 +48,9 @@ from tasks.planning.objects.effects import role_names
 from tasks.planning.schema_hash import catalog_text, describe_difference, digest
 
 SCRATCH_PREFIX = "lockstep_scratch_"
-DUMP_MAJOR = 18
-"""The newest pg_dump: it reads every older server."""
+OLDER_MAJOR, NEWER_MAJOR = 16, 18
+"""The embedded versions. pg_dump reads every older server, and writes SQL for servers of its own version: to an older
+one, what the newer one prints of an inherited NOT NULL, for one, is a syntax error."""
 
 DUMP_LOCK_WAIT_MS = 5_000
 DUMP_TIMEOUT_S = 600
@@ -98,7 +99,9 @@ class SchemaClone:
         if self._embedded:
             _drop_abandoned(self._scratch)
         try:
-            statements = _statements(dump_schema(self.target))
+            with connect(self.target, role="plan") as conn:
+                major = conn.info.server_version // 10_000
+            statements = _statements(dump_schema(self.target, major))
             if self._embedded:
                 self._take_over_roles(statements)
             template = self._create(self._name, template="template0")
@@ -198,7 +201,7 @@ def scratch_server(major: int) -> Iterator[EmbeddedServer]:
 
     It never waits for a disk: dropping a plan's databases costs as many checkpoints.
     """
-    nearest = 16 if major <= 16 else 18
+    nearest = _embedded(major)
     with serving(nearest, default_folder(nearest).with_name(f"scratch-{nearest}"), settings=DISPOSABLE) as server:
         yield server
 
@@ -218,10 +221,17 @@ def scratch_place(target: Target, facts: ServerFacts) -> Iterator[EmbeddedServer
         yield server if installed <= available else target
 
 
-def dump_schema(target: Target) -> str:
-    """Return the schema of a database as pg_dump writes it. The password goes by the environment, never by argument."""
+def _embedded(major: int) -> int:
+    return OLDER_MAJOR if major <= OLDER_MAJOR else NEWER_MAJOR
+
+
+def dump_schema(target: Target, major: int) -> str:
+    """Return the schema of a database on a server of a major version, as SQL for the embedded server of that version.
+
+    The password goes by the environment, never by argument.
+    """
     environment, rest = _environment(target)
-    command = [str(program("pg_dump", DUMP_MAJOR)), *DUMP_OPTIONS, f"--dbname={rest}"]
+    command = [str(program("pg_dump", _embedded(major))), *DUMP_OPTIONS, f"--dbname={rest}"]
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, timeout=DUMP_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False

@@ -19,7 +19,7 @@ from tasks.database.inspection import inspect_server
 from tasks.database.server import EmbeddedServer
 from tasks.planning.errors import CannotConnect, LockNotAcquired, MissingPrivilege, SchemaChanged
 from tasks.planning.schema_hash import catalog_text
-from tests.conftest import AnyServer
+from tests.conftest import AnyServer, server_major
 
 NASTY = (Path(__file__).parent / "nasty_schema.sql").read_bytes()
 
@@ -97,8 +97,8 @@ def test_a_clone_that_is_not_the_live_schema_is_refused(
 ) -> None:
     before = scratch_databases(server)
 
-    def while_the_schema_changes(target: Target) -> str:
-        text = dump_schema(target)
+    def while_the_schema_changes(target: Target, major: int) -> str:
+        text = dump_schema(target, major)
         with connect(target, role="test") as conn:
             conn.execute("ALTER TABLE users ADD COLUMN meanwhile int")
         return text
@@ -197,7 +197,7 @@ def test_the_password_goes_by_the_environment(login: Target, database: Target, m
         return run(command, **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(subprocess, "run", watched)
-    assert "CREATE TABLE public.t" in dump_schema(login)
+    assert "CREATE TABLE public.t" in dump_schema(login, server_major())
     (command,) = seen
     assert "geheim" not in " ".join(command)
 
@@ -207,7 +207,7 @@ def test_a_lock_that_is_held_ends_the_dump(drink_water: Target, monkeypatch: pyt
     with connect(drink_water, role="holder", autocommit=False) as holder:
         holder.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(LockNotAcquired, match="ACCESS EXCLUSIVE"):
-            dump_schema(drink_water)
+            dump_schema(drink_water, server_major())
         holder.rollback()
 
 
@@ -225,5 +225,5 @@ def test_what_a_killed_process_left_is_dropped(drink_water: Target, scratch: Scr
 
 def test_a_server_that_does_not_answer_is_told(database: Target) -> None:
     with pytest.raises(CannotConnect) as caught:
-        dump_schema(Target("gone", make_conninfo(database.conninfo, port="1", password="geheim-9f")))
+        dump_schema(Target("gone", make_conninfo(database.conninfo, port="1", password="geheim-9f")), server_major())
     assert "geheim" not in str(caught.value)
