@@ -1,9 +1,9 @@
 """Work on rows in key order, in short batches, then in sweeps until none is left; above all the backfill.
 
-A batch is one transaction: fence, ``lockstep.direction = 'none'``, rows locked FOR NO KEY UPDATE SKIP LOCKED and
-updated, cursor. It never waits for the application's rows; the ones it skips, and rows that a key change moved
-behind the cursor, are met by the sweeps. A row that cannot be filled is found by halving, recorded, left unfilled and
-passed over: the gate behind the phase decides about it.
+A batch is one transaction: fence, ``lockstep.direction`` (so that the sync trigger leaves it alone), rows locked FOR NO
+KEY UPDATE SKIP LOCKED and updated, cursor. It never waits for the application's rows; the ones it skips, and rows that
+a key change moved behind the cursor, are met by the sweeps. A row that cannot be filled is found by halving, recorded,
+left unfilled and passed over: the gate behind the phase decides about it.
 
 Where key order is the rows' order on disk, a page of keys is filled in four turns, each a batch of every fourth row
 of a block. What the first turn leaves behind is pruned and makes room for the rows of the next, in the same block:
@@ -27,7 +27,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from tasks.database.backfill_sql import TURNS, BatchStatements, compose, keys
-from tasks.database.connection import limits, session_limits
+from tasks.database.connection import below_deadlock_timeout, limits, session_limits
 from tasks.database.crash import crash_point
 from tasks.database.failures import LOCK_REFUSED, caused_by_row
 from tasks.database.hours import Hours
@@ -37,7 +37,7 @@ from tasks.database.progress import Meter, Report
 from tasks.database.queries import queries
 from tasks.database.throttle import Throttle
 from tasks.database.vacuum import Vacuuming
-from tasks.planning.errors import LockNotAcquired, SyncFailing, Waiting
+from tasks.planning.errors import LockNotAcquired, MigrationError, SyncFailing, Waiting
 from tasks.planning.plan import Backfill, DeleteRows, Step, UpdateRows
 
 Connection = psycopg.Connection[TupleRow]
@@ -128,7 +128,8 @@ class Batching(ABC, Generic[ActionT]):
         self._failed: set[str] = set()
         self._pages = self._filled = 0
         timeout = max(STATEMENT_TIMEOUT_MS, step.statement_timeout_ms)
-        session_limits(self._connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=timeout)
+        self._lock_timeout_ms = below_deadlock_timeout(self._connection, LOCK_TIMEOUT_MS)
+        session_limits(self._connection, lock_timeout_ms=self._lock_timeout_ms, statement_timeout_ms=timeout)
         plain, estimate, correlation = self._table_facts()
         self._statements = self.compose(plain=plain)
         self._turns = TURNS if abs(correlation) >= CORRELATION else 1
@@ -152,13 +153,16 @@ class Batching(ABC, Generic[ActionT]):
         except BaseException:
             self._vacuum.stop()
             raise
+        self._patiently(self._resolve)
+        self._meter.tell()
+
+    def _resolve(self) -> None:
         if self._statements.resolve is not None:
             with self._connection.transaction():
                 self._limit_scan()
                 self._lease.fence(self._connection)
                 # With parameters, if none: the composed text has its percent signs doubled.
                 self._execute(self._statements.resolve, {})
-        self._meter.tell()
 
     # --- what the work is ----------------------------------------------------------------------------------------
 
@@ -177,6 +181,13 @@ class Batching(ABC, Generic[ActionT]):
     def failing(self, key: str, error: psycopg.Error) -> None:
         """Take note of a row, by its recorded key, whose values make the work fail; raise to stop."""
 
+    def look_back(self) -> None:
+        """Take note of rows that a sweep's statement passed over, and that are not to be tried again."""
+
+    def suppressed(self, rows: int) -> MigrationError:
+        """Return the error for rows that the work leaves as they are, though nobody has them locked."""
+        return MigrationError(f"Step {self._step.id}: {rows:,} rows of {self._action.table} are left as they are.")
+
     # --- in key order --------------------------------------------------------------------------------------------
 
     def _pass_over_keys(self) -> None:
@@ -186,7 +197,8 @@ class Batching(ABC, Generic[ActionT]):
         # The first page is filled in one turn: a run that is interrupted again and again still moves its cursor.
         turn = TURNS - 1
         while pages or more:
-            page = self._next_page(reached, min(size, self._throttle.most_rows or size), turn) if more else None
+            wanted = min(size, self._throttle.most_rows or size)
+            page = self._patiently(partial(self._next_page, reached, wanted, turn)) if more else None
             if page is not None:
                 pages.append(page)
                 reached, turn = page.upto, TURNS - self._turns
@@ -251,11 +263,13 @@ class Batching(ABC, Generic[ActionT]):
 
     def _fill_page_by_rows(self, page: _Page) -> None:
         """Do what `_fill_page` does where some row of the page fails: find it, record it, fill the others."""
+        self._fill_rows(self._patiently(partial(self._unfilled_of_page, page)))
+
+    def _unfilled_of_page(self, page: _Page) -> list[TupleRow]:
         with self._batch():
             statements = self._statements
             query = statements.pending_first_range if page.after is None else statements.pending_range
-            found = self._execute(query, keys("k", page.after) | keys("u", page.upto)).fetchall()
-        self._fill_rows(found)
+            return self._execute(query, keys("k", page.after) | keys("u", page.upto)).fetchall()
 
     def _leave(self, page: _Page) -> None:
         """Go on behind the oldest page, which is done."""
@@ -271,9 +285,8 @@ class Batching(ABC, Generic[ActionT]):
         """Fill rows given as (recorded key, key …), halving where one fails; return how many were filled."""
         if not rows:
             return 0
-        arrays = {f"a{number}": [row[number + 1] for row in rows] for number in range(len(self._action.key))}
         try:
-            filled = self._patiently(partial(self._fill_keys, arrays))
+            filled = self._patiently(partial(self._fill_keys, self._arrays(rows)))
             self._count(filled)
             return filled
         except psycopg.Error as error:
@@ -286,6 +299,18 @@ class Batching(ABC, Generic[ActionT]):
         middle = len(rows) // 2
         return self._fill_rows(rows[:middle]) + self._fill_rows(rows[middle:])
 
+    def _arrays(self, rows: Sequence[TupleRow]) -> dict[str, list[str]]:
+        return {f"a{number}": [row[number + 1] for row in rows] for number in range(len(self._action.key))}
+
+    def _left_by_update(self, arrays: Mapping[str, list[str]]) -> int:
+        """Return how many of the rows an UPDATE leaves as they are although nobody has them locked."""
+        if self._statements.lock_keys is None:
+            return 0
+        with self._batch():
+            locked = self._execute(self._statements.lock_keys, arrays)
+            filled = self._execute(self._statements.fill_keys, arrays)
+        return locked.rowcount if filled.rowcount == 0 else 0
+
     def _fill_keys(self, arrays: Mapping[str, list[str]]) -> int:
         with self._batch():
             filled = self._execute(self._statements.fill_keys, arrays)
@@ -297,13 +322,16 @@ class Batching(ABC, Generic[ActionT]):
     def _sweep(self) -> None:
         """Fill what the pass left, until only recorded failures are unfilled; wait, bounded, for locked rows."""
         began, tries, wait = time.monotonic(), 0, self._patience.first_wait
-        while rows := self._unfilled():
+        while rows := self._patiently(self._unfilled):
             filled = self._fill_rows(rows)
+            self.look_back()
             self._after_batch(filled)
             self._breathe()
             if filled or any(row[0] in self._failed for row in rows):
                 began, tries, wait = time.monotonic(), 0, self._patience.first_wait
                 continue
+            if left := self._patiently(partial(self._left_by_update, self._arrays(rows))):
+                raise self.suppressed(left)
             tries += 1
             waited = time.monotonic() - began
             if tries >= self._patience.tries or waited >= self._patience.seconds:
@@ -324,7 +352,7 @@ class Batching(ABC, Generic[ActionT]):
     def _limit_scan(self) -> None:
         """Bound the open transaction, which reads the whole table, also by the end of the step's hours."""
         timeout = self._hours.limit(SWEEP_TIMEOUT_MS)
-        limits(self._connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=timeout)
+        limits(self._connection, lock_timeout_ms=self._lock_timeout_ms, statement_timeout_ms=timeout)
 
     # --- waiting -------------------------------------------------------------------------------------------------
 
@@ -406,6 +434,7 @@ class _Backfilling(Batching[Backfill]):
     begin_batch = _SQL["begin_batch"]
 
     def compose(self, *, plain: bool) -> BatchStatements:
+        self.begin_batch = _SQL["begin_fill" if self._action.direction == "fill" else "begin_batch"]
         return compose(self._migration, self._action, plain=plain)
 
     def rows(self, done: psycopg.Cursor[TupleRow]) -> int:
@@ -415,15 +444,36 @@ class _Backfilling(Batching[Backfill]):
         row = {"migration": self._migration, "table": str(self._action.table), "key": key, "sqlstate": error.sqlstate}
         with self._batch():
             self._connection.execute(_SQL["record_failure"], row)
+        self._stop_if_wrong(f"SQLSTATE {error.sqlstate}")
+
+    def look_back(self) -> None:
+        """Where the sync trigger is called it records a row that it refuses, and lets the statement pass."""
+        if self._action.direction == "fill":
+            names = {"migration": self._migration, "table": str(self._action.table)}
+            self._failed.update(key for (key,) in self._connection.execute(_SQL["open_failures"], names))
+            self._stop_if_wrong("see lockstep.sync_failure")
+
+    def _stop_if_wrong(self, reason: str) -> None:
         if len(self._failed) > MOST_FAILURES:
             sample = ", ".join(sorted(self._failed)[:3])
             raise SyncFailing(
-                f"Step {self._step.id}: `up` fails on more than {MOST_FAILURES:,} rows of {self._action.table}, "
-                f"e.g. {sample} (SQLSTATE {error.sqlstate}).",
+                f"Step {self._step.id}: `up`, or a trigger of the table, fails on more than {MOST_FAILURES:,} rows of "
+                f"{self._action.table}, e.g. {sample} ({reason}).",
                 table=str(self._action.table),
                 failures=len(self._failed),
                 remedy="Repair the rows (lockstep.sync_failure lists the keys), or roll back and correct the mapping.",
             )
+
+    def suppressed(self, rows: int) -> SyncFailing:
+        return SyncFailing(
+            f"Step {self._step.id}: UPDATE leaves {rows:,} unfilled rows of {self._action.table} as they are, though "
+            "nobody has them locked: a BEFORE trigger that returns NULL suppresses it.",
+            table=str(self._action.table),
+            failures=rows,
+            remedy="Let the trigger pass an UPDATE where current_setting('lockstep.direction', true) = "
+            f"'{self._action.direction}', which only the backfill sets, or disable it meanwhile. Then run again: it "
+            "goes on here.",
+        )
 
 
 def _moment(answer: psycopg.Cursor[TupleRow]) -> float:

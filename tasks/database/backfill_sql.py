@@ -51,6 +51,8 @@ class BatchStatements:
     fill_first_range: sql.Composed
     fill_keys: sql.Composed
     """Does the work on the rows of the key arrays ``a0, a1 …``."""
+    lock_keys: sql.Composed | None
+    """Locks those of them that still need it and that nobody else has locked."""
     pending_range: sql.Composed
     """The keys of the unfilled rows of a range, with the key as failures record it."""
     pending_first_range: sql.Composed
@@ -101,6 +103,10 @@ class BatchComposer(ABC):
     def resolve(self) -> sql.Composed | None:
         return None
 
+    def lock(self, condition: sql.Composable) -> sql.Composed | None:  # noqa: ARG002
+        """Return the statement that locks what `fill` would change, where the work can tell by it what it left."""
+        return None
+
     def own(self, column: str) -> sql.Composed:
         return sql.SQL("{}.{}").format(self.row, name(column))
 
@@ -116,6 +122,7 @@ class BatchComposer(ABC):
             fill_range=self.fill(self._in_turn(both)),
             fill_first_range=self.fill(self._in_turn(upto)),
             fill_keys=self.fill(self._listed()),
+            lock_keys=self.lock(self._listed()),
             pending_range=self._pending(both, sql.SQL("ORDER BY {}").format(joined(self._columns))),
             pending_first_range=self._pending(upto, sql.SQL("ORDER BY {}").format(joined(self._columns))),
             pending=self._pending(everything, sql.SQL("LIMIT %(n)s")),
@@ -136,11 +143,14 @@ class BatchComposer(ABC):
         return sql.SQL("ROW({}){}ROW({})").format(joined(self._columns), comparison, joined(values))
 
     def _listed(self) -> sql.Composed:
-        arrays = [
-            sql.SQL("{}::text[]::{}[]").format(sql.Placeholder(f"a{number}"), kind)
-            for number, kind in enumerate(self._types)
-        ]
-        return sql.SQL("({}) IN (SELECT * FROM unnest({}))").format(joined(self._columns), joined(arrays))
+        # Each text is cast by itself: an array of texts cast as a whole could not become keys that are arrays.
+        numbers = range(len(self._types))
+        arrays = [sql.SQL("{}::text[]").format(sql.Placeholder(f"a{number}")) for number in numbers]
+        texts = [sql.Identifier(f"a{number}") for number in numbers]
+        values = [sql.SQL("{}::{}").format(text, kind) for text, kind in zip(texts, self._types, strict=True)]
+        return sql.SQL("({}) IN (SELECT {} FROM unnest({}) AS listed ({}))").format(
+            joined(self._columns), joined(values), joined(arrays), joined(texts)
+        )
 
     def _in_turn(self, condition: sql.Composable) -> sql.Composed:
         turn = _IN_TURN.format(row=self.row, mask=sql.Literal(TURNS - 1))
@@ -192,9 +202,7 @@ class _Composer(BatchComposer):
             place = joined([name(column) for column in self._key])
             found = joined(self._columns)
             frame = sql.SQL("({place}) IN ({rows})")
-        rows = sql.SQL("SELECT {} FROM {} AS {} WHERE {} FOR NO KEY UPDATE OF {} SKIP LOCKED").format(
-            found, self.table, self.row, self.unfilled(condition), self.row
-        )
+        rows = self._locked(found, condition)
         assignments = [
             sql.SQL("{} = ({})").format(name(one.column), escaped(verbatim(one.expression)))
             for one in self._action.assignments
@@ -204,6 +212,14 @@ class _Composer(BatchComposer):
             assignments=joined(assignments),
             place=frame.format(place=place, rows=rows),
             unfilled=self.to_fill,
+        )
+
+    def lock(self, condition: sql.Composable) -> sql.Composed:
+        return self._locked(sql.SQL("1"), condition)
+
+    def _locked(self, found: sql.Composable, condition: sql.Composable) -> sql.Composed:
+        return sql.SQL("SELECT {} FROM {} AS {} WHERE {} FOR NO KEY UPDATE OF {} SKIP LOCKED").format(
+            found, self.table, self.row, self.unfilled(condition), self.row
         )
 
     def resolve(self) -> sql.Composed:

@@ -31,6 +31,8 @@ CONNECTION_DEFAULTS: dict[str, str] = {
 }
 """What a connection has unless the URL says otherwise."""
 
+OWN_DEADLOCK_TIMEOUT = "1ms"
+
 CLIENT_CHECK_INTERVAL = "1s"
 """How often a running statement asks whether its client still lives: an orphaned one holds its locks no longer."""
 
@@ -131,6 +133,18 @@ def session_limits(
     _bound(connection, "false", lock_timeout_ms, statement_timeout_ms)
 
 
+def below_deadlock_timeout(connection: psycopg.Connection[TupleRow], milliseconds: int) -> int:
+    """Return a lock_timeout in milliseconds, at most the one given, that is far below the server's deadlock_timeout.
+
+    Whoever has waited for `deadlock_timeout` looks for a circle once, and is its victim if there is one. A session that
+    holds the application's rows has to have given up its own wait by then.
+    """
+    row = connection.execute(
+        "SELECT reset_val::int FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'"
+    ).fetchone()
+    return max(1, min(milliseconds, int(row[0]) // 20)) if row else milliseconds
+
+
 def _bound(connection: psycopg.Connection[TupleRow], local: str, lock_ms: int, statement_ms: int) -> None:
     wanted = (lock_ms, statement_ms)
     connection.execute(
@@ -158,7 +172,12 @@ def _set_up(connection: psycopg.Connection[TupleRow], settings: Sequence[tuple[s
         # Refused where the server's platform cannot tell whether a client is gone.
         with contextlib.suppress(psycopg.errors.InvalidParameterValue):
             _set(connection, "client_connection_check_interval", CLIENT_CHECK_INTERVAL)
-    for name, value in settings:
+    # Whoever looks for a deadlock first ends it by giving up itself. Only superusers, and roles that were given SET on
+    # the parameter, may choose to be that one; for the others `below_deadlock_timeout` is what there is.
+    with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+        _set(connection, "deadlock_timeout", OWN_DEADLOCK_TIMEOUT)
+    # A policy that applies to the role raises an error rather than hide rows: a row not seen would count as done.
+    for name, value in (("row_security", "off"), *settings):
         _set(connection, name, value)
 
 

@@ -17,7 +17,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from tasks.database.backfill import run_backfill
-from tasks.database.connection import limits, session_limits
+from tasks.database.connection import below_deadlock_timeout, limits, session_limits
 from tasks.database.data_change import change_rows, take_back
 from tasks.database.failures import LOCK_REFUSED, connection_lost, described
 from tasks.database.hours import AnyTime, Hours
@@ -185,7 +185,10 @@ class Executor:
         with connection.transaction():
             own = action.statement_timeout_ms
             timeout = self._hours.limit(own if own is not None else step.statement_timeout_ms)
-            limits(connection, lock_timeout_ms=_lock_timeout(step, action), statement_timeout_ms=timeout)
+            lock_timeout = _lock_timeout(step, action)
+            if len(step.locks) > 1:  # holds one table while it waits for another
+                lock_timeout = below_deadlock_timeout(connection, lock_timeout)
+            limits(connection, lock_timeout_ms=lock_timeout, statement_timeout_ms=timeout)
             self._pin_settings(connection)
             self._lease.fence(connection)
             for statement in action.statements:
@@ -223,9 +226,10 @@ class Executor:
     def _patiently(self, step: Step, work: Callable[[], None], *, lock_timeout_ms: int = 0) -> None:
         """Repeat work while its lock is refused; raises LockNotAcquired, which names who was in the way."""
         began, tries, blockers = time.monotonic(), 0, tuple[Blocker, ...]()
+        waiting = False
 
         def once() -> None:
-            nonlocal tries, blockers
+            nonlocal tries, blockers, waiting
             tries += 1
             pid = self._lease.session("work").info.backend_pid
             watch = Watch(self._lease.session("monitor"), pid, interval=watch_interval(lock_timeout_ms))
@@ -234,10 +238,13 @@ class Executor:
                     work()
             finally:
                 blockers = watch.blockers or blockers
+                waiting = watch.waiting
 
         try:
             self._patience.retrying()(once)
-        except LOCK_REFUSED:
+        except (*LOCK_REFUSED, psycopg.errors.QueryCanceled) as error:
+            if isinstance(error, psycopg.errors.QueryCanceled) and not waiting:
+                raise
             tables = tuple(lock.table for lock in step.locks)
             seconds = time.monotonic() - began
             raise lock_not_acquired(f"Step {step.id}", tables, blockers, tries=tries, seconds=seconds) from None
@@ -271,6 +278,11 @@ def _step_failed(phase: str, step: Step, error: psycopg.Error) -> StepFailed:
         case psycopg.errors.QueryCanceled():
             remedy = (
                 f"It took longer than its {step.statement_timeout_ms} ms, or was cancelled. Run again when it is quiet."
+            )
+        case psycopg.errors.DiskFull():
+            remedy = (
+                "The server's disk is full, and the application's writes need space too. Free some, or move something "
+                "to another tablespace; then run again: it goes on where it stopped."
             )
         case psycopg.OperationalError() if connection_lost(error):
             remedy = f"The connection was lost {RECONNECTIONS} times in this step: look at the server's log."

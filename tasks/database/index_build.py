@@ -23,7 +23,7 @@ Connection = psycopg.Connection[TupleRow]
 
 DROP_TIMEOUT_MS = 600_000
 """Ten minutes for dropping an index: it waits for the transactions that may still use it."""
-REMAINS_TIMEOUT_MS = 60_000
+REMAINS_TIMEOUT_MS = 2_000
 """For what a failed build leaves. The drop waits for whatever the build waited for; the next build tries again."""
 _STATE = (files("tasks.database") / "sql" / "index_state.sql").read_bytes()
 _REMAINS = (files("tasks.database") / "sql" / "reindex_remains.sql").read_bytes()

@@ -106,6 +106,8 @@ class Watch:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, name="lockstep lock watch", daemon=True)
         self.blockers: tuple[Blocker, ...] = ()
+        self.waiting = False
+        """Whether the backend was waiting for somebody at the last look."""
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -124,6 +126,7 @@ class Watch:
             except psycopg.Error:
                 return  # names are a courtesy; the step itself notices a lost connection
             self.blockers = found or self.blockers
+            self.waiting = bool(found)
 
 
 def watch_interval(lock_timeout_ms: int) -> float:

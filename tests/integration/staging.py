@@ -143,7 +143,7 @@ def fill(connection: psycopg.Connection[TupleRow], action: Backfill) -> int:
     )
     statement = sql.SQL("UPDATE {} SET {} WHERE ").format(action.table.identifier, assignments)
     with connection.transaction():
-        connection.execute("SET LOCAL lockstep.direction = 'none'")
+        connection.execute("SELECT set_config('lockstep.direction', %s, true)", (action.direction,))
         return connection.execute(statement + sql.SQL(action.unfilled)).rowcount
 
 

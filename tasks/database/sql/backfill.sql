@@ -8,6 +8,12 @@ SELECT set_config('lockstep.direction', 'none', true), set_config('synchronous_c
 -- name: now
 SELECT extract(epoch FROM clock_timestamp())
 
+-- name: begin_fill
+-- The same where the sync trigger is called, because a trigger of the user's may change the row before it.
+SELECT set_config('lockstep.direction', 'fill', true), set_config('synchronous_commit', 'off', true),
+       set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+       set_config('jit', 'off', true)
+
 -- name: table_facts
 -- Without statistics the rows are taken to lie in key order, as they do in most tables.
 SELECT c.relkind = 'r' AND NOT c.relhassubclass AS plain, greatest(c.reltuples, 0)::bigint AS rows,
@@ -26,6 +32,11 @@ RETURNING cursor, rows_done, coalesce(rows_total, 0)
 UPDATE lockstep.progress
    SET cursor = coalesce(%(cursor)s, cursor), rows_done = rows_done + %(rows)s, updated_at = clock_timestamp()
  WHERE migration = %(migration)s AND step = %(step)s
+
+-- name: open_failures
+SELECT key FROM lockstep.sync_failure
+ WHERE migration = %(migration)s AND table_name = %(table)s AND kind = 'failure' AND direction = 'up'
+   AND resolved_at IS NULL AND key IS NOT NULL
 
 -- name: record_failure
 INSERT INTO lockstep.sync_failure (migration, table_name, key, sqlstate, direction, kind)
