@@ -26,7 +26,7 @@ from tasks.database.records import (
 from tasks.planning.fit import Work, obstacle
 from tasks.planning.gates import GateResult
 from tasks.planning.names import short_hash
-from tasks.planning.plan import Gate, Phase, Plan
+from tasks.planning.plan import Gate, Phase, Plan, passed_the_point_of_no_return
 from tasks.planning.states import MigrationState, PhaseState, StepState
 
 SWITCH = "switch"
@@ -97,8 +97,15 @@ class Standing:
         return self.gates.get((phase.name, gate.name))
 
     def begun(self, phase: Phase) -> bool:
-        """Whether a step of the phase is done: what its gate before looked for is no longer so."""
-        return any(step.phase == phase.name and step.state is StepState.DONE for step in self.steps)
+        """Whether a step of the phase is done: what its gate before looked for is no longer so.
+
+        Of contract one that cannot be undone. What it does before leaves both shapes as they are, and when it stops
+        there, the application may write for weeks before somebody runs it again.
+        """
+        done = {step.step for step in self.steps if step.state is StepState.DONE}
+        if phase.name == CONTRACT:
+            return passed_the_point_of_no_return(phase, done)
+        return any(step.id in done for step in phase.steps)
 
     def decision(self, subject: str) -> ApprovalRecord | None:
         """The latest decision on a subject."""

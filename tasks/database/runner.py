@@ -21,9 +21,12 @@ from tasks.database.ledger import Ledger, install
 from tasks.database.locks import Patience
 from tasks.database.progress import Report
 from tasks.database.records import StepRecord
-from tasks.planning.errors import LeaseLost, LockstepError, Waiting
-from tasks.planning.plan import Backfill, Phase, Plan, Step, swap_id
+from tasks.planning.errors import LeaseLost, LockstepError, StepFailed, Waiting
+from tasks.planning.plan import Backfill, Irreversible, Phase, Plan, Step, passed_the_point_of_no_return, swap_id
 from tasks.planning.states import IllegalTransition, PhaseState, StepState
+
+NAMES_AND_TYPES = "42"
+"""The class of SQLSTATE that says that something is not there, or is something else."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -95,14 +98,36 @@ class Runner:
         self._lease.surviving(lambda: self._ledger().begin_phase(self.plan.name, phase.name))
         executor = Executor(self._lease, self.plan, patience=self._patience, hours=hours)
         with self._recording(phase.name):
-            records = self._lease.surviving(lambda: self._examined(phase))
-            done = {step.step for step in records if step.state is StepState.DONE}
-            for step in phase.steps:
-                if step.id in done:
-                    continue
-                crash_point("before", step.id)
-                executor.run_step(phase.name, step, report)
-                crash_point("after", step.id)
+            # Again until the ledger says so: after a failover the new primary may lack steps that were done.
+            while remaining := self._remaining(phase):
+                for step in remaining:
+                    crash_point("before", step.id)
+                    self._run_step(executor, phase, step, report)
+                    crash_point("after", step.id)
+                self._lease.surviving(lambda: self._begin_again(phase.name))
+
+    def _begin_again(self, name: str) -> None:
+        """Begin a phase whose beginning is not recorded: a failover lost it."""
+        state = next(phase.state for phase in self._ledger().phases(self.plan.name) if phase.phase == name)
+        if state is not PhaseState.RUNNING:
+            self._ledger().begin_phase(self.plan.name, name)
+
+    def _remaining(self, phase: Phase) -> list[Step]:
+        records = self._lease.surviving(lambda: self._examined(phase))
+        done = {step.step for step in records if step.state is StepState.DONE}
+        return [step for step in phase.steps if step.id not in done]
+
+    def _run_step(self, executor: Executor, phase: Phase, step: Step, report: Report) -> None:
+        """Run a step; where its failure has to do with the schema, say who is to blame: raises SchemaChanged."""
+        if isinstance(step.undo, Irreversible):
+            # Others may have changed the tables while the steps before waited for locks and scanned.
+            self._lease.surviving(lambda: self._examined(phase))
+        try:
+            executor.run_step(phase.name, step, report)
+        except StepFailed as failure:
+            if (failure.sqlstate or "").startswith(NAMES_AND_TYPES):
+                self._lease.surviving(lambda: self._examined(phase))
+            raise
 
     def _admit_next(self, phase: Phase, hours: Hours) -> None:
         """Raise Waiting before the phase is marked RUNNING where its next step may not begin."""
@@ -123,11 +148,11 @@ class Runner:
 
         For gates that are asked again after a repair: a row that could not be filled, or that was written without the
         trigger, is not visited by anything else. The user's own UPDATE and DELETE are never repeated: a row may satisfy
-        their condition only since. Nothing before the backfill is done or once contract has begun.
+        their condition only since. Nothing before the backfill is done or once an old shape is gone.
         """
         records = {step.step: step for step in self.ledger.steps(self.plan.name)}
-        phases = {phase.phase: phase.state for phase in self.ledger.phases(self.plan.name)}
-        if phases.get("contract", PhaseState.PENDING) not in (PhaseState.PENDING, PhaseState.UNDONE):
+        done = {step.step for step in records.values() if step.state is StepState.DONE}
+        if any(passed_the_point_of_no_return(phase, done) for phase in self.plan.phases if phase.name == "contract"):
             return
         for phase in self.plan.phases:
             for step in phase.steps:
