@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.resources import files
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -45,6 +46,8 @@ from tasks.planning.throttle import Limits, blind, reasons
 PINNED = (("TimeZone", "UTC"), ("DateStyle", "ISO, MDY"), ("IntervalStyle", "postgres"), ("extra_float_digits", "1"))
 """Settings that decide what an expression means; the same on the clone, in every session of the executor and in the
 sync function. search_path is added from the database itself."""
+
+SEARCH_PATH = (files("tasks.database") / "sql" / "search_path.sql").read_bytes()
 
 
 def plan(loaded: LoadedSpec, target: Target) -> Plan:
@@ -121,7 +124,12 @@ def _already_in_place(loaded: LoadedSpec, target: Target, live: psycopg.Connecti
 
 
 def _search_path(live: psycopg.Connection[TupleRow]) -> str:
-    row = live.execute("SHOW search_path").fetchone()
+    """Return the schemas that names are looked up in, as the server resolved them for this role.
+
+    Without "$user", which is another schema for another role, and with pg_catalog first, as where it is not named: an
+    operator or a function of that name in another schema must not change what Lockstep's own statements mean.
+    """
+    row = live.execute(SEARCH_PATH).fetchone()
     return str(row[0]) if row else "public"
 
 
@@ -143,7 +151,7 @@ def _as_live(before: Catalog, live: Catalog) -> Catalog:
         found = live.table(table.name)
         if found is not None:
             published = tuple(item for item in found.dependents if item.kind == "publication")
-            kept = {field: getattr(found, field) for field in ("rows", "bytes", "owner", "grants")}
+            kept = {field: getattr(found, field) for field in ("rows", "bytes", "attributes", "owner", "grants")}
             table = table.model_copy(update={**kept, "dependents": (*table.dependents, *published)})
         tables.append(table)
     return before.model_copy(update={"tables": tuple(tables), "server_version": live.server_version})

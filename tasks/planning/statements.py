@@ -149,7 +149,11 @@ def find_table(catalog: Catalog, written: TableName, search_path: Sequence[str] 
 def search_path_of(settings: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     """Return the schemas of the pinned search_path, in order, without those that depend on the role."""
     path = dict(settings).get("search_path", "public")
-    return tuple(part.strip().strip('"') for part in path.split(",") if part.strip() != '"$user"')
+    return tuple(quoted.replace('""', '"') or plain for quoted, plain in _SCHEMA.findall(path) if quoted != "$user")
+
+
+_SCHEMA = re.compile(r'"((?:[^"]|"")+)"|([^\s,"]+)')
+"""One schema of a search_path, quoted or plain."""
 
 
 # ------------------------------------------------------------------------------------------------ classification
