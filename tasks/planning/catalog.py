@@ -132,6 +132,8 @@ class Table(Snapshot):
     comment: str | None = None
     rows: int = 0
     bytes: int = 0
+    attributes: int = 0
+    """How many columns the table has ever had: the dropped ones count against the server's limit."""
 
     def column(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)

@@ -32,7 +32,7 @@ changes. So each row is changed once, whatever becomes of its key, of the runner
 OWN_COLUMNS = frozenset({PENDING_COLUMN, DUE_COLUMN})
 
 DIRECTION_SETTING = "lockstep.direction"
-"""Session setting that overrides the sync trigger's reading of a write: ``up``, ``down`` or ``none``."""
+"""Session setting that overrides the sync trigger's reading of a write: ``up``, ``down``, ``none`` or ``fill``."""
 
 
 class TableName(NamedTuple):

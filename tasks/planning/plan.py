@@ -6,6 +6,7 @@ equal.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -102,7 +103,7 @@ class Backfill(Part):
 
     ``unfilled`` is the predicate over the row that says it still has to be filled (bits of the integer marker
     ``lockstep_pending``); ``assignments`` fill the new columns of the unfilled groups only and clear their bits, so
-    the marker is one of them. Runs with ``lockstep.direction = 'none'``.
+    the marker is one of them. Runs with ``lockstep.direction`` set to ``direction``.
     """
 
     kind: Literal["backfill"] = "backfill"
@@ -114,6 +115,9 @@ class Backfill(Part):
     personal_key: bool = False
     swapped: Backfill | None = None
     """The same as its columns are called once the table's step `swap_id` is done, where a column keeps its name."""
+    direction: Literal["none", "fill"] = "none"
+    """``fill`` calls the sync trigger on unfilled groups: behind a trigger of the user's, which may write an old column
+    of the row that is being filled."""
 
 
 def swap_id(table: TableName) -> str:
@@ -231,6 +235,7 @@ Severity = Literal["CRITICAL", "WARNING", "INFO"]
 CheckKind = Literal[
     "orphans", "duplicates", "rule", "parity", "unfilled", "sync_failures", "sync_conflicts", "unheld", "aggregates",
     "row_count", "schema", "index_validity", "constraint_validity", "old_writers", "not_null", "due",
+    "sync_trigger",
 ]  # fmt: skip
 
 
@@ -287,6 +292,15 @@ class Phase(Part):
     """Schema hashes; filled by proving the plan on the clone."""
     schema_text: str = ""
     """What ``schema_before`` is the hash of, so that a difference can be named."""
+
+
+def passed_the_point_of_no_return(phase: Phase, done: Collection[str]) -> bool:
+    """Whether one of the steps ``done`` (their ids) of contract ends an old shape, or gives what is new its name.
+
+    Those before it only add demands, which can be taken back.
+    """
+    last = [step for step in phase.steps if step.id in {f"{phase.name}/{lock.table}" for lock in step.locks}]
+    return any(step.id in done for step in last or phase.steps)
 
 
 Inserts = Literal["told", "old", "new"]

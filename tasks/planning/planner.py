@@ -36,6 +36,13 @@ from tasks.planning.names import TableName, display
 from tasks.planning.objects.meant import Meant
 from tasks.planning.parser import column_references
 from tasks.planning.plan import Assignment, Inserts, Note, Plan
+from tasks.planning.refused_tables import (
+    refuse_domains_without_null,
+    refuse_families,
+    refuse_marker,
+    refuse_rules,
+    refuse_too_many_columns,
+)
 from tasks.planning.retyping import DirectRetype
 from tasks.planning.strategies.expand_contract import rename_table
 from tasks.planning.strategies.expand_contract.apart import Apart
@@ -110,6 +117,7 @@ def all_drafts(
     """Return the mapping groups of all changed tables, in the user's words."""
     _refuse_stray_mappings(intent, before, tables)
     found: list[Draft] = []
+    refuse_families(before, tables)
     for name in tables:
         old, new = _pair(before, after, name)
         names = [retype.column.name for retype in direct if retype.column.table == name]
@@ -123,27 +131,11 @@ def all_drafts(
                 remedy="Give the table a primary key first (a unique index built concurrently, then ADD PRIMARY KEY "
                 "USING INDEX).",
             )
-        if table.kind != "r" or table.partition_of or table.inherits:
-            raise Unsupported(
-                f"mapping columns of {draft.table}, which is partitioned, inherited or foreign",
-                instead="Plain tables only in this version.",
-            )
-        _refuse_domains_without_null(draft, before, after)
+        if table.kind != "r":
+            raise Unsupported(f"mapping columns of {draft.table}, which is foreign", instead="Plain tables only.")
+        refuse_rules(table)
+        refuse_domains_without_null(draft, before, after)
     return tuple(found)
-
-
-def _refuse_domains_without_null(draft: Draft, before: Catalog, after: Catalog) -> None:
-    """A value that cannot be NULL can be neither unfilled nor not yet computed."""
-    for catalog, names in ((before, draft.old), (after, draft.new)):
-        strict = {item.name for item in catalog.objects if item.kind == "domain" and "NOT NULL" in item.definition}
-        table = catalog.table(draft.table)
-        for column in table.columns if table is not None else ():
-            if column.name in names and column.type in strict:
-                raise Unsupported(
-                    f"mapping the column {display(column.name)} of {draft.table}, whose domain {column.type} refuses "
-                    "NULL",
-                    instead="Put NOT NULL on the columns instead of the domain (ALTER DOMAIN … DROP NOT NULL).",
-                )
 
 
 def make_plan(
@@ -238,12 +230,13 @@ def _table_change(
         for number, draft in enumerate(found)
     )
     _refuse_checks_across_groups(old, new, groups)
+    refuse_marker(old, groups)
     known = {naming.old.get(column.name, column.name): column.name for column in moved}
     key = [known.get(column, column) for column in key_columns(old)]
     taken = {index.name for table in before.tables if table.name.schema == name.schema for index in table.indexes}
     taken |= {table.name.name for table in before.tables if table.name.schema == name.schema}
     taken |= {constraint.name for constraint in old.constraints}
-    return TableChange(
+    change = TableChange(
         migration=intent.name,
         before=old,
         after=new,
@@ -263,6 +256,8 @@ def _table_change(
         moved=moved,
         stage=shapes.stage,
     )
+    refuse_too_many_columns(change)
+    return change
 
 
 def _group(

@@ -69,7 +69,7 @@ GROUP = MappedGroup(
 )  # fmt: skip
 EXPANDED = expanded(BEFORE, [column("new", "numeric(8,2)", not_null=False)])
 RULE = BusinessRule("positive", T, "old > 0", frozenset({"old"}))
-SCOPE = Scope(changed=(EXPANDED, ODD), rules=(RULE,))
+SCOPE = Scope(changed=(EXPANDED, ODD), rules=(RULE,), sync_triggers={T: "sync"})
 PROMISED = Promised({T: ["t_pkey"]}, {T: ["t_new_check"]})
 COMING = Coming(
     table=BEFORE,

@@ -8,6 +8,7 @@ One module a question::
     parity       do the two shapes of a table say the same?     parity
     aggregates   what do both shapes add up to?                 aggregates, row_count
     sync         is the sync behind, or has it failed?          unfilled, sync_failures, sync_conflicts, old_writers
+    triggers     does the sync trigger fire?                   sync_trigger
     validity     are indexes and constraints in force?          index_validity, constraint_validity
     suites       which of them make up the gate of a phase?     preflight_gate … final_gate
 

@@ -24,6 +24,7 @@ from tasks.planning.checks.sync import (
     unfilled,
     unheld,
 )
+from tasks.planning.checks.triggers import sync_trigger
 from tasks.planning.checks.uniqueness import UniqueKey, duplicates, unique_keys
 from tasks.planning.checks.validity import constraint_validity, index_validity, schema
 from tasks.planning.names import TableName
@@ -67,6 +68,8 @@ class Scope:
     """``schema.table.column``."""
     rules: tuple[BusinessRule, ...] = ()
     user_suites: tuple[str, ...] = ()
+    sync_triggers: Mapping[TableName, str] = field(default_factory=dict)
+    """The sync trigger of each table that has one."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ def contract_gate(
             *(unheld(table, personal=scope.personal) for table in changed),
             *(sync_failures(migration, table.name, ("up",)) for table in changed),
             *(sync_conflicts(migration, table.name) for table in changed),
+            *(sync_trigger(*item) for item in scope.sync_triggers.items()),
             *_parity(scope, [group for group in groups if group.down], left_out=DOWN_BITS),
             *_index_validity(scope, promised),
             *_constraint_validity(promised),
@@ -235,6 +239,8 @@ def _as_coming(checks: Iterator[Check]) -> Iterator[Check]:
 
 
 def _in_step(migration: str, scope: Scope, groups: Sequence[MappedGroup]) -> Iterator[Check]:
+    for name, trigger in scope.sync_triggers.items():
+        yield sync_trigger(name, trigger)
     for name in _mapped(groups):
         for table in scope.changed:
             if table.name == name:

@@ -21,7 +21,7 @@ from tasks.planning.checks.suites import (
 from tasks.planning.checks.uniqueness import unique_key
 from tasks.planning.names import DUE_COLUMN, TableName
 from tasks.planning.plan import BuildIndex, Gate, MappedGroup
-from tasks.planning.strategies.expand_contract import data, demands
+from tasks.planning.strategies.expand_contract import data, demands, sync
 from tasks.planning.strategies.expand_contract.apart import Apart
 from tasks.planning.strategies.expand_contract.contribution import check_expression
 from tasks.planning.strategies.expand_contract.kept import dropped_constraints, dropped_indexes
@@ -119,6 +119,9 @@ class Gates:
             personal=around.personal,
             rules=around.rules,
             user_suites=around.user_suites,
+            sync_triggers={
+                work.change.name: sync.trigger_of(work.change.before) for work in self._works if work.has_sync
+            },
         )
 
     def _promised_from_switch(self) -> Promised:

@@ -3,7 +3,8 @@
 One BEFORE INSERT OR UPDATE row trigger a table, last among the table's triggers, serves all its mapping groups.
 What it decides, per group (the data rules of expand-contract; each was a reproduced loss elsewhere):
 
-- the session setting ``lockstep.direction`` first (``up``, ``down``; ``none`` keeps the trigger from being called);
+- the session setting ``lockstep.direction`` first (``up``, ``down``; ``none`` keeps the trigger from being called, and
+  ``fill`` is the backfill's own where triggers of the user's write the row before this one);
 - INSERT: the side that is given; UPDATE: the side that changed; both: kept when they agree, else new wins and the
   conflict is recorded; neither: a row that is still unfilled is filled;
 - the application's own statement never fails because of the sync: an expression that raises, or whose result breaks
@@ -22,6 +23,8 @@ from typing import assert_never
 
 from psycopg import sql
 
+from tasks.planning.catalog import Table
+from tasks.planning.checks.triggers import in_force
 from tasks.planning.expressions import distinct, substitute
 from tasks.planning.names import DIRECTION_SETTING, LOCKSTEP_SCHEMA, PENDING_COLUMN, TableName, own_name
 from tasks.planning.strategies.expand_contract.mapping import Group, all_unfilled_bits
@@ -41,6 +44,11 @@ def trigger_name(others: Iterable[str]) -> str:
         return _LAST
     # U+10FFFF is the last code point, and UTF-8 sorts as code points do.
     return "\U0010ffff" * (1 + len(last.decode()) - len(last.decode().lstrip("\U0010ffff"))) + _LAST
+
+
+def trigger_of(table: Table) -> str:
+    """Return the name of the sync trigger on a table as it is before the migration."""
+    return trigger_name(trigger.name for trigger in table.triggers)
 
 
 def create_trigger(migration: str, table: TableName, others: Iterable[str]) -> tuple[str, str]:
@@ -120,6 +128,28 @@ def create_function(
         )
         .as_string()
     )
+
+
+def lock_table(table: TableName) -> str:
+    return sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table.identifier).as_string()
+
+
+def require_in_step(migration: str, table: TableName, trigger: str) -> str:
+    """Return the statement that raises unless the trigger is in force and no row's way to the new shape has failed."""
+    body = sql.SQL(
+        "BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE {in_force}) THEN "
+        "RAISE object_not_in_prerequisite_state USING MESSAGE = {off}; "
+        "ELSIF EXISTS (SELECT FROM lockstep.sync_failure AS f WHERE f.migration = {migration} "
+        "AND f.table_name = {table} AND f.kind = 'failure' AND f.direction = 'up' AND f.resolved_at IS NULL) THEN "
+        "RAISE object_not_in_prerequisite_state USING MESSAGE = {failed}; END IF; END"
+    ).format(
+        in_force=in_force(table, trigger),
+        migration=sql.Literal(migration),
+        table=sql.Literal(str(table)),
+        off=sql.Literal(f"the trigger that keeps both shapes of {table} in step is not in force"),
+        failed=sql.Literal(f"rows of {table} were written since the gate that cannot be brought to the new shape"),
+    )
+    return sql.SQL("DO {}").format(sql.Literal(body.as_string())).as_string()
 
 
 def drop_trigger(table: TableName, others: Iterable[str]) -> str:
@@ -251,7 +281,10 @@ def _told_by_application(group: Group) -> list[str]:
     """The session's setting decides first; and a write of the old side is one of the old application version."""
     return [
         "  IF lockstep_direction = 'up' THEN lockstep_old := true; lockstep_new := false;",
-        "  ELSIF lockstep_direction = 'down' THEN lockstep_old := false; lockstep_new := true; END IF;",
+        "  ELSIF lockstep_direction = 'down' THEN lockstep_old := false; lockstep_new := true;",
+        # What a batch put into the new columns was made of the row before the user's triggers.
+        f"  ELSIF lockstep_direction = 'fill' AND lockstep_mask & {group.unfilled_bit} <> 0 THEN",
+        "    lockstep_old := true; lockstep_new := false; END IF;",
         "  lockstep_old_shape := lockstep_old_shape OR (lockstep_old AND CASE TG_OP"
         f" WHEN 'INSERT' THEN {_given_by_old_application(group)} ELSE {_changed(group.old.names)} END);",
     ]
