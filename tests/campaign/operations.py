@@ -190,7 +190,7 @@ def drop(change: Change) -> bool:
     change.both(change.alter(f"DROP COLUMN {quoted(column.name)}"))
     change.dropped.add(column.name)
     if column.not_null:
-        change.mapped(column.name, down=column.kind.stored.replace("g", "7") if column.kind is INT else _any(column))
+        change.mapped(column.name, down=_any(column))
     return True
 
 
@@ -199,6 +199,7 @@ def _any(column: Column) -> str:
     constants = {
         "bigint": "7", "text": "'gone'", "numeric(10,2)": "7", "timestamp": "timestamp '2024-01-01'",
         "boolean": "false", "uuid": "'00000000-0000-0000-0000-000000000007'::uuid", "int": "7",
+        "varchar(20)": "'gone'",
     }  # fmt: skip
     return constants[column.kind.type]
 
@@ -230,6 +231,17 @@ def widen_in_place(change: Change) -> bool:
     kind = change.chance.choice((replace(SHORT, type="varchar(40)", sent="left(%(t)s, 40)"), TEXT))
     change.both(change.alter(f"ALTER COLUMN {quoted(column.name)} TYPE {kind.type}"))
     change.after[column.name] = replace(column, kind=kind)
+    return True
+
+
+def same_name_bigint(change: Change) -> bool:
+    """int to bigint under the same name; the new version may write what the old type cannot hold."""
+    column = change.take(INT)
+    if column is None:
+        return False
+    sent = change.chance.choice(("%(i)s::bigint", "%(i)s::bigint * 40000000"))
+    change.both(change.alter(f"ALTER COLUMN {quoted(column.name)} TYPE bigint"))
+    change.after[column.name] = replace(column, kind=Kind("bigint", sent, INT.stored))
     return True
 
 
@@ -341,8 +353,8 @@ OPERATIONS: Mapping[str, Operation] = {
     operation.__name__: operation
     for operation in (
         add_nullable, add_with_default, add_computed, rename, retype_and_rename, split, drop, create_index, drop_index,
-        widen_in_place, set_not_null, drop_not_null, set_default, add_check, add_unique, add_foreign_key,
-        populate, update_rows, delete_rows, rename_table,
+        widen_in_place, same_name_bigint, set_not_null, drop_not_null, set_default, add_check, add_unique,
+        add_foreign_key, populate, update_rows, delete_rows, rename_table,
     )
 }  # fmt: skip
 """A new kind of change is a new entry here."""

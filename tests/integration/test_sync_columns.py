@@ -34,7 +34,7 @@ CREATE TABLE reading (
     rank    int NOT NULL DEFAULT 3,
     CONSTRAINT raw_within CHECK (shift IS NULL OR raw < 40000)
 );
-CREATE FUNCTION tidy() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.raw := abs(NEW.raw); RETURN NEW; END';
+CREATE FUNCTION tidy() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.factor := abs(NEW.factor); RETURN NEW; END';
 CREATE TRIGGER zzzz_tidy BEFORE INSERT OR UPDATE ON reading FOR EACH ROW EXECUTE FUNCTION tidy();
 INSERT INTO reading (id, raw, span, amount) VALUES ('2024-01-01+00', 1, '1 mon', 1.0);
 """
@@ -98,8 +98,8 @@ def test_a_kept_input_recomputes_what_was_derived_and_no_value_of_the_new_applic
 
 def test_a_late_trigger_of_the_user_runs_before_the_sync(reading: Stage) -> None:
     with reading.session() as app:
-        app.execute(f"UPDATE reading SET raw = -7 WHERE {KEY}".encode())
-        assert row(app, f"SELECT raw, exact::text FROM reading WHERE {KEY}") == (7, "107.00")
+        app.execute(f"UPDATE reading SET raw = 7, factor = -2 WHERE {KEY}".encode())
+        assert row(app, f"SELECT factor, exact::text FROM reading WHERE {KEY}") == (2, "207.00")
 
 
 def test_values_that_are_equal_and_not_the_same_are_synced(reading: Stage) -> None:
