@@ -105,7 +105,10 @@ BAD_SPECS = {
         "change: ALTER TABLE person RENAME COLUMN code TO number;\nmapping: {person.nubmer: {up: code}}",
         "nubmer",
     ),
-    "not supported": ("change: ALTER TABLE person ALTER COLUMN code TYPE int USING code::int;", "same name"),
+    "not supported": (
+        "change: ALTER TABLE person ALTER COLUMN code TYPE int USING code::int;",
+        "under the name that it has",
+    ),
 }
 
 
@@ -358,7 +361,7 @@ def own(environment: Mapping[str, str], person: Target) -> dict[str, str]:
     return {**environment, VARIABLE: person.conninfo}
 
 
-def wait_until(database: Target, condition: str, seconds: float = 60) -> None:
+def wait_until(database: Target, condition: str, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not (ledger_exists(database) and query(database, condition)[0][0]):
         assert time.monotonic() < deadline, f"never true: {condition}"
