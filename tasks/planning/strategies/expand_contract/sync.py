@@ -30,6 +30,8 @@ from tasks.planning.names import DIRECTION_SETTING, LOCKSTEP_SCHEMA, PENDING_COL
 from tasks.planning.strategies.expand_contract.mapping import Group, all_unfilled_bits
 
 _LAST = "zzz_lockstep_sync"
+RECORDING_LOCK = 1_819_239_268
+"""First key of the advisory lock (the second is the backend) under which a session records that it writes."""
 
 
 def function_name(migration: str, table: TableName) -> str:
@@ -430,13 +432,16 @@ class _Writer:
 
 def recorded_write(migration: str, table: str) -> list[str]:
     """Return the statement that records the session as one that writes what goes; both arguments are SQL literals."""
-    # One row a backend, written at most once a second: no two sessions ever wait for each other here.
+    # One row a backend, written at most once a second: no two sessions ever wait for each other here. Nor does one for
+    # its own prepared transaction, which may hold the row for long, and says what there is to say when it commits.
     return [
-        f"INSERT INTO {LOCKSTEP_SCHEMA}.old_write AS seen "
+        f"IF pg_try_advisory_xact_lock({RECORDING_LOCK}, pg_backend_pid()) THEN",
+        f"  INSERT INTO {LOCKSTEP_SCHEMA}.old_write AS seen "
         "(migration, table_name, pid, application_name, role_name, last_at)",
-        f"VALUES ({migration}, {table}, pg_backend_pid(), current_setting('application_name'), "
+        f"  VALUES ({migration}, {table}, pg_backend_pid(), current_setting('application_name'), "
         "session_user, clock_timestamp())",
-        "ON CONFLICT (migration, table_name, pid) DO UPDATE SET last_at = excluded.last_at, "
+        "  ON CONFLICT (migration, table_name, pid) DO UPDATE SET last_at = excluded.last_at, "
         "application_name = excluded.application_name, role_name = excluded.role_name",
-        "WHERE seen.last_at < excluded.last_at - interval '1 second';",
+        "  WHERE seen.last_at < excluded.last_at - interval '1 second';",
+        "END IF;",
     ]
