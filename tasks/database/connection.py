@@ -134,15 +134,19 @@ def session_limits(
 
 
 def below_deadlock_timeout(connection: psycopg.Connection[TupleRow], milliseconds: int) -> int:
-    """Return a lock_timeout in milliseconds, at most the one given, that is far below the server's deadlock_timeout.
+    """Return a lock_timeout in milliseconds, at most the one given, that is well below the server's deadlock_timeout.
 
     Whoever has waited for `deadlock_timeout` looks for a circle once, and is its victim if there is one. A session that
-    holds the application's rows has to have given up its own wait by then.
+    holds the application's rows has to have given up its own wait by then: half of the time will do where it looks
+    for a circle itself before anybody else does, else no more than a small part.
     """
     row = connection.execute(
-        "SELECT reset_val::int FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'"
+        "SELECT reset_val::int, setting::int FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'"
     ).fetchone()
-    return max(1, min(milliseconds, int(row[0]) // 20)) if row else milliseconds
+    if row is None:
+        return milliseconds
+    others, own = row
+    return int(max(1, min(milliseconds, others // (2 if own < others else 20))))
 
 
 def _bound(connection: psycopg.Connection[TupleRow], local: str, lock_ms: int, statement_ms: int) -> None:

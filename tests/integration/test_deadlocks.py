@@ -84,6 +84,7 @@ class Application:
                         reading = near[0] if near else 1
                         connection.execute("UPDATE readings SET litres = litres + 1 WHERE id = %s", (reading,))
                     self.transactions += 1
+                    time.sleep(0.006)
                 except psycopg.Error as error:
                     self.errors.append(f"{type(error).__name__} {error.diag.message_detail}")
 
@@ -128,10 +129,15 @@ def migrate_under_load(database: Target, runner_target: Target, *, sessions: int
     return rolled_back(database) - before
 
 
+def look_for_deadlocks_after(target: Target, duration: str) -> None:
+    """Set deadlock_timeout for all sessions of the database, as a server's configuration would."""
+    name = only(target, "SELECT quote_ident(current_database())")
+    execute(target, f"ALTER DATABASE {name} SET deadlock_timeout = '{duration}'")
+
+
 @pytest.mark.parametrize("deadlock_timeout", ["1s", "10ms"])
 def test_the_batch_gives_way_and_never_the_application(database: Target, deadlock_timeout: str) -> None:
-    name = sql.Identifier(only(database, "SELECT current_database()")).as_string()
-    execute(database, f"ALTER DATABASE {name} SET deadlock_timeout = '{deadlock_timeout}'")
+    look_for_deadlocks_after(database, deadlock_timeout)
     gave_way = migrate_under_load(database, database, sessions=4, parts=4)
     assert gave_way > 0, "nothing was in anybody's way: this proved nothing"
 
@@ -145,12 +151,12 @@ def test_a_role_that_may_not_choose_gives_way_by_its_lock_timeout(database: Targ
 def test_a_step_over_two_tables_gives_way_to_whoever_holds_the_second(database: Target) -> None:
     """The application has the parent and wants the child; adding the foreign key has the child and wants the parent."""
     create_readings(database, 100)
+    look_for_deadlocks_after(database, "200ms")
     execute(database, "CREATE TABLE parent (id bigint PRIMARY KEY); INSERT INTO parent VALUES (1)")
     add = transaction("one/fk", "ALTER TABLE readings ADD FOREIGN KEY (id) REFERENCES parent (id) NOT VALID")
     locks = (*add.locks, LockUse(table=READINGS._replace(name="parent"), mode="SHARE ROW EXCLUSIVE"))
     register(database, plan(phase("one", add.model_copy(update={"locks": locks, "lock_timeout_ms": 2_000}))))
     with psycopg.connect(database.conninfo) as application:
-        application.execute("SET deadlock_timeout = '200ms'")
         application.execute("UPDATE parent SET id = 2 WHERE id = 1")
 
         def finish() -> None:
