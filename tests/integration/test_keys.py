@@ -19,7 +19,7 @@ KEYS = {
     ),
     "numbers": (
         "a numeric, b double precision",
-        "CASE n WHEN 5 THEN 'NaN' ELSE n / 7.0 END::numeric, CASE n WHEN 6 THEN 'infinity' ELSE n * 0.1 END::float8",
+        "CASE n WHEN 5 THEN 'NaN' ELSE n / 7.0 END::numeric, CASE n WHEN 6 THEN 'infinity'::float8 ELSE n * 0.1 END",
     ),
     "moments": (
         "a timestamptz, b interval",
