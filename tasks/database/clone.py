@@ -72,6 +72,18 @@ DUMP_OPTIONS = (
 )
 
 
+# The embedded server may be built without ICU: a column or an index in such a collation cannot be made there. Such a
+# server still lists the collation "unicode", but none of those that initdb makes with ICU.
+_NEEDED = """
+SELECT extname FROM pg_extension
+UNION SELECT 'ICU' FROM pg_attribute AS a JOIN pg_collation AS c ON c.oid = a.attcollation WHERE c.collprovider = 'i'
+UNION SELECT 'ICU' FROM pg_collation WHERE collprovider = 'i' AND collnamespace <> 'pg_catalog'::regnamespace
+"""
+_OFFERED = """
+SELECT name FROM pg_available_extensions UNION SELECT 'ICU' FROM pg_collation WHERE collname LIKE '%-x-icu'
+"""
+
+
 class SchemaClone:
     """A context manager: inside it, `fresh` makes scratch databases with the schema of ``target``; at exit all go.
 
@@ -210,15 +222,15 @@ def scratch_server(major: int) -> Iterator[EmbeddedServer]:
 def scratch_place(target: Target, facts: ServerFacts) -> Iterator[EmbeddedServer | Target]:
     """Yield where to clone: the embedded server of the nearest major version, else the target's own server.
 
-    The target's server is taken when the schema needs extensions that the embedded one lacks. The embedded server runs
-    for the length of the block at least, and as long as any other process is in such a block.
+    The target's server is taken when the schema needs what the embedded one lacks: an extension, ICU. The embedded
+    server runs for the length of the block at least, and as long as any other process is in such a block.
     """
     with scratch_server(facts.major) as server:
         with connect(target, role="plan") as conn:
-            installed = _names(conn, "SELECT extname FROM pg_extension")
+            needed = _names(conn, _NEEDED)
         with connect(Target("scratch", server.url("postgres")), role="scratch") as conn:
-            available = _names(conn, "SELECT name FROM pg_available_extensions")
-        yield server if installed <= available else target
+            offered = _names(conn, _OFFERED)
+        yield server if needed <= offered else target
 
 
 def _embedded(major: int) -> int:
