@@ -243,8 +243,11 @@ class Executor:
         try:
             self._patience.retrying()(once)
         except (*LOCK_REFUSED, psycopg.errors.QueryCanceled) as error:
-            if isinstance(error, psycopg.errors.QueryCanceled) and (not waiting or self._hours.ended() is not None):
-                raise  # it took too long by itself, or the window has ended
+            if isinstance(error, psycopg.errors.QueryCanceled):
+                if (due := self._hours.ended()) is not None:
+                    raise due from None
+                if not waiting:
+                    raise  # it took too long by itself
             tables = tuple(lock.table for lock in step.locks)
             seconds = time.monotonic() - began
             raise lock_not_acquired(f"Step {step.id}", tables, blockers, tries=tries, seconds=seconds) from None

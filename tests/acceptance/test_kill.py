@@ -138,7 +138,7 @@ def test_two_kills_of_the_command_line(prepared: Prepared, undisturbed: Target, 
     constrain = prepared.plan.phase("constrain").steps[0].id
     with prepared.copy(f"command_line_{os.getpid()}") as target:
         own = dict(environment) | QUICK | {"LOCKSTEP_DRINK_WATER_URL": target.conninfo}
-        run = ("run", str(SPEC), "--yes", "--waive-soak")
+        run = ("run", str(SPEC), "--yes", "--waive-soak", "--ignore-window")
         for crash_at in (f"during:{step}:2", f"after:{constrain}"):
             killed = run_once(*run, environment=own | {"LOCKSTEP_CRASH_AT": crash_at})
             assert killed.code == -signal.SIGKILL, killed
