@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 
 from tasks.database.connection import Target
 from tasks.database.installation import give_to_server, run_as_server
-from tasks.database.server import EmbeddedServer, program
+from tasks.database.server import EmbeddedServer, free_port, program
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def standby_of(primary: EmbeddedServer) -> Iterator[Target]:
     )
     assert copied.returncode == 0, copied.stderr
     control: list[str | Path] = [program("pg_ctl"), "--pgdata", folder, "--silent", "--wait"]
-    port = primary.port + 1
+    port = free_port()
     started = run_as_server([*control, "start", "--log", folder / "standby.log", "-o", f"-c port={port}"])
     assert started.returncode == 0, started.stderr
     try:

@@ -216,7 +216,8 @@ class Lease:
             if token is None:
                 raise UnknownMigration(f"No migration named {self._name!r} is recorded in this database.")
             holder = self._holder(connection)
-            if own is not None and token != own and not self._is_own(holder, token):
+            # A lower token is a new primary's that never heard of this claim: whoever holds that one decides.
+            if own is not None and token > own and not self._is_own(holder, token):
                 raise self._lost()
             if holder is None or holder.expired or self._is_own(holder, token) or _is_dead(holder):
                 if holder is not None:
@@ -265,7 +266,8 @@ class Lease:
         )
 
     def _take(self, connection: Connection) -> None:
-        values = self._identity() | {"name": self._name, "seconds": self.seconds}
+        least = max(self._tried, default=0)
+        values = self._identity() | {"name": self._name, "seconds": self.seconds, "least": least}
         with connection.transaction():
             milliseconds = int(TAKEOVER_SECONDS * 1000)
             limits(connection, lock_timeout_ms=milliseconds, statement_timeout_ms=milliseconds)

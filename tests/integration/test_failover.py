@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tasks.database import runner as runner_module
 from tasks.database.connection import Target
@@ -45,11 +45,15 @@ class Pair:
     standby: Target
     name: Target
 
-    def cut_off(self) -> None:
-        """Let the standby have everything so far, and nothing of what is committed from here on."""
-        reached = only(self.primary, "SELECT pg_current_wal_flush_lsn()::text")
+    def catch_up(self) -> None:
+        # What is inserted, not what is flushed: the test's server commits asynchronously.
+        reached = only(self.primary, "SELECT pg_current_wal_insert_lsn()::text")
         there = f"SELECT coalesce(pg_last_wal_replay_lsn() >= '{reached}', false)"
         eventually(lambda: bool(only(self.standby, there)), "the standby has caught up")
+
+    def cut_off(self) -> None:
+        """Let the standby have everything so far, and nothing of what is committed from here on."""
+        self.catch_up()
         execute(self.standby, "ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
         eventually(
             lambda: only(self.primary, "SELECT count(*) FROM pg_stat_replication") == 0, "the standby is cut off"
@@ -65,7 +69,8 @@ def pair(own_server: EmbeddedServer) -> Iterator[Pair]:
     primary = Target("test", own_server.url("postgres"))
     create_readings(primary, ROWS)
     with standby_of(own_server) as standby:
-        hosts = {"host": "127.0.0.1,127.0.0.1", "port": f"{own_server.port},{own_server.port + 1}"}
+        ports = [str(conninfo_to_dict(each.conninfo)["port"]) for each in (primary, standby)]
+        hosts = {"host": "127.0.0.1,127.0.0.1", "port": ",".join(ports)}
         name = Target("test", make_conninfo(primary.conninfo, target_session_attrs="read-write", **hosts))
         yield Pair(own_server, primary, standby, name)
 
@@ -91,6 +96,7 @@ def test_a_backfill_goes_on_where_the_new_primary_knows_it_to_be(pair: Pair) -> 
 
     with pytest.MonkeyPatch.context() as patch, open_runner(pair.name, NAME) as runner:
         runner.run_phase("expand", ignore)
+        pair.catch_up()
         patch.setattr("tasks.database.progress.REPORT_SECONDS", 0)
         before = runner.token
         runner.run_phase("backfill", report)
@@ -117,4 +123,20 @@ def test_a_step_that_the_failover_lost_is_done_again_before_the_phase_is_called_
     assert happening == {}
     assert ask(pair.name, "SELECT to_regclass('a')::text, to_regclass('b')::text") == [("a", "b")]
     assert ask(pair.name, "SELECT DISTINCT state FROM lockstep.step") == [("done",)]
+    assert ask(pair.name, "SELECT state FROM lockstep.phase") == [("done",)]
+
+
+def test_a_runner_goes_on_at_a_new_primary_that_never_heard_of_its_claim(pair: Pair) -> None:
+    """Its token is lower there than the runner's own: nobody has taken over."""
+    register(pair.primary, plan(phase("one", transaction("one/a", "CREATE TABLE a ()"))))
+    pair.cut_off()
+    with pytest.MonkeyPatch.context() as patch, open_runner(pair.name, NAME) as runner:
+        before = runner.token
+        assert only(pair.standby, "SELECT token FROM lockstep.migration") < before
+        happening: list[Callable[[], None]] = [pair.fail_over]
+        patch.setattr(runner_module, "crash_point", lambda *_: happening.pop()() if happening else None)
+        runner.run_phase("one", ignore)
+        runner.finish_phase("one")
+        assert runner.token > before
+    assert ask(pair.name, "SELECT to_regclass('a')::text") == [("a",)]
     assert ask(pair.name, "SELECT state FROM lockstep.phase") == [("done",)]

@@ -12,9 +12,9 @@ SELECT token FROM lockstep.migration WHERE name = %(name)s
 SELECT token FROM lockstep.migration WHERE name = %(name)s FOR SHARE
 
 -- name: take
--- Waits for every transaction that holds the fence.
+-- Waits for every transaction that holds the fence. Above every token of this runner, even one that a failover lost.
 WITH raised AS (
-    UPDATE lockstep.migration SET token = token + 1 WHERE name = %(name)s RETURNING name, token
+    UPDATE lockstep.migration SET token = greatest(token, %(least)s) + 1 WHERE name = %(name)s RETURNING name, token
 ), former AS (
     DELETE FROM lockstep.session WHERE migration = %(name)s
 )
