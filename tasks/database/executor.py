@@ -26,11 +26,13 @@ from tasks.database.lease import LOCK_TIMEOUT_MS, RECONNECTIONS, Lease
 from tasks.database.ledger import Ledger
 from tasks.database.locks import Blocker, Patience, Watch, lock_not_acquired, watch_interval
 from tasks.database.progress import Progress, Report
+from tasks.database.snapshots import await_snapshots
 from tasks.database.throttle import Throttle
 from tasks.planning.errors import MigrationError, RollbackRefused, StepFailed
 from tasks.planning.plan import (
     Action,
     Analyze,
+    AwaitSnapshots,
     Backfill,
     BuildIndex,
     DeleteRows,
@@ -166,6 +168,8 @@ class Executor:
                 self._patiently(step, partial(self._reindex, step, action))
             case Analyze():
                 self._patiently(step, partial(self._analyze, step, action))
+            case AwaitSnapshots():
+                self._await(step, report)
             case Backfill():
                 run_backfill(
                     self._lease, self._plan.name, step, action, self._patience, self._throttle, self._hours, report
@@ -222,6 +226,20 @@ class Executor:
         timeout = self._hours.limit(step.statement_timeout_ms)
         session_limits(connection, lock_timeout_ms=step.lock_timeout_ms, statement_timeout_ms=timeout)
         connection.execute(sql.SQL("ANALYZE {}").format(action.table.identifier))
+
+    def _await(self, step: Step, report: Report) -> None:
+        def hold(why: str) -> None:
+            self._throttle.before_step(step, lambda _: None)  # it may be paused while it waits
+            self._lease.check()
+            self._held(report, step, why)
+
+        await_snapshots(
+            self._fenced(),
+            self._plan.name,
+            f"Step {step.id}",
+            seconds=step.statement_timeout_ms / 1000,
+            hold=hold,
+        )
 
     def _patiently(self, step: Step, work: Callable[[], None], *, lock_timeout_ms: int = 0) -> None:
         """Repeat work while its lock is refused; raises LockNotAcquired, which names who was in the way."""

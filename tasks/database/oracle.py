@@ -23,6 +23,7 @@ from tasks.database.mappings import Mappings
 from tasks.database.proof import prove
 from tasks.database.retyping import direct_retypes
 from tasks.database.shapes import stages
+from tasks.database.snapshots import require_sight
 from tasks.database.steadiness import volatile_defaults
 from tasks.database.trace import Trace, trace_change
 from tasks.planning.catalog import Catalog
@@ -82,6 +83,8 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
         mappings = Mappings(clone, parsed, intent, before, after)
         with connect(target, role="plan", settings=settings) as live:
             check_privileges(live, (*tables, *meant.touched))
+            if moved:
+                require_sight(live)
             canonical = mappings.canonical(found)
             notes = (*mappings.probe(live, found, canonical), *_foreseen(target, intent.throttle))
         shapes = stages(clone, parsed, settings, before, after, moved)

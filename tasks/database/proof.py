@@ -31,6 +31,7 @@ from tasks.planning.names import TableName
 from tasks.planning.plan import (
     Action,
     Analyze,
+    AwaitSnapshots,
     Backfill,
     BuildIndex,
     DeleteRows,
@@ -146,7 +147,7 @@ def _perform(connection: psycopg.Connection[TupleRow], step: Step, actions: Sequ
                     _parse_change(connection, action)
                 case RestoreRows() | ReinsertRows():
                     _parse_return(connection, action)
-                case Analyze():
+                case Analyze() | AwaitSnapshots():
                     pass
                 case _:
                     assert_never(action)

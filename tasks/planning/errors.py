@@ -143,6 +143,16 @@ class LockNotAcquired(MigrationError):
         super().__init__(what, remedy=remedy)
 
 
+class SnapshotHeld(MigrationError):
+    """Transactions with an old snapshot did not end in time; ``holders`` describes them."""
+
+    default_safety = "Nothing is half done: both shapes are intact, and the application goes on as before."
+
+    def __init__(self, what: str, *, holders: tuple[str, ...], remedy: str) -> None:
+        self.holders = holders
+        super().__init__(what, remedy=remedy)
+
+
 class RunnerBusy(MigrationError):
     """Another process runs this migration, or another migration of the same tables is unfinished."""
 

@@ -91,6 +91,15 @@ class Analyze(Part):
     table: TableName
 
 
+class AwaitSnapshots(Part):
+    """Wait until no transaction looks at the database as it was before the last finished phase ended.
+
+    ``statement_timeout_ms`` of the step is how long.
+    """
+
+    kind: Literal["await_snapshots"] = "await_snapshots"
+
+
 class Assignment(Part):
     """``column`` receives ``expression``: SQL over the row's own columns, cast to the column's type."""
 
@@ -189,6 +198,7 @@ Action = Annotated[
     | DropIndex
     | Reindex
     | Analyze
+    | AwaitSnapshots
     | Backfill
     | UpdateRows
     | DeleteRows

@@ -16,6 +16,7 @@ from tasks.planning.plan import (
     LOCK_ORDER,
     Action,
     Analyze,
+    AwaitSnapshots,
     Backfill,
     BuildIndex,
     Check,
@@ -265,6 +266,8 @@ def operation(action: Action) -> str:
             return f"REINDEX INDEX CONCURRENTLY {TableName(action.table.schema, action.index)};"
         case Analyze():
             return f"ANALYZE {action.table};"
+        case AwaitSnapshots():
+            return "-- until no row of pg_stat_activity has a backend_xmin from before the last phase's end"
         case Backfill():
             assigned = ",\n".join(f"       {a.column} = {a.expression}" for a in action.assignments)
             return (

@@ -20,6 +20,7 @@ from tasks.database.row_changes_sql import compose_change, compose_return
 from tasks.planning.names import PENDING_COLUMN
 from tasks.planning.plan import (
     Analyze,
+    AwaitSnapshots,
     Backfill,
     BuildIndex,
     DeleteRows,
@@ -102,9 +103,7 @@ def perform(connection: psycopg.Connection[TupleRow], actions: Sequence[Any]) ->
                     for statement in action.statements:
                         connection.execute(statement.encode())
             case BuildIndex():
-                there = sql.Literal(sql.Identifier(action.table.schema, action.index).as_string()).as_string()
-                if row(connection, f"SELECT to_regclass({there}) IS NULL") == (True,):
-                    connection.execute(action.statement.encode())
+                build_once(connection, action)
             case DropIndex():
                 name = sql.Identifier(action.table.schema, action.index)
                 connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(name))
@@ -115,14 +114,26 @@ def perform(connection: psycopg.Connection[TupleRow], actions: Sequence[Any]) ->
                 fill(connection, action)
             case Analyze():
                 connection.execute(sql.SQL("ANALYZE {}").format(action.table.identifier))
+            case AwaitSnapshots():
+                pass  # of a runner with a ledger; here nobody works beside it
             case UpdateRows() | DeleteRows():
                 change_all(connection, action)
             case RestoreRows() | ReinsertRows():
-                start = 2**63 - 1 if isinstance(action, ReinsertRows) else 0
-                with connection.transaction():
-                    connection.execute(compose_return(action).page, {"from": start, "n": 2**31})
+                take_back_all(connection, action)
             case _:
                 raise AssertionError(action)
+
+
+def build_once(connection: psycopg.Connection[TupleRow], action: BuildIndex) -> None:
+    there = sql.Literal(sql.Identifier(action.table.schema, action.index).as_string()).as_string()
+    if row(connection, f"SELECT to_regclass({there}) IS NULL") == (True,):
+        connection.execute(action.statement.encode())
+
+
+def take_back_all(connection: psycopg.Connection[TupleRow], action: RestoreRows | ReinsertRows) -> None:
+    start = 2**63 - 1 if isinstance(action, ReinsertRows) else 0
+    with connection.transaction():
+        connection.execute(compose_return(action).page, {"from": start, "n": 2**31})
 
 
 def change_all(connection: psycopg.Connection[TupleRow], action: UpdateRows | DeleteRows) -> int:

@@ -13,6 +13,7 @@ from tasks.planning.plan import (
     Analyze,
     Approval,
     Assignment,
+    AwaitSnapshots,
     Backfill,
     Irreversible,
     LockUse,
@@ -50,6 +51,8 @@ from tasks.planning.strategies.expand_contract.mapping import Group, all_unfille
 from tasks.planning.strategies.expand_contract.swap import Swap
 from tasks.planning.strategies.expand_contract.work import Surroundings, Work
 
+SNAPSHOT_TIMEOUT_MS = 600_000
+"""Ten minutes, as long as an index's removal waits for the transactions that may still use it."""
 _PRINTED_ALIKE = r"(smallint|integer|bigint|numeric|text|character|uuid|boolean|date)\b"
 """Types whose text does not depend on a session's settings."""
 
@@ -207,6 +210,7 @@ def _switch(works: Sequence[Work], let_in: tuple[Step, ...], around: Surrounding
     parents = {work.change.name for work in works if work.change.has_moved_key}
     steps = [*let_in, *(step for work in works for step in keys.let_go(work.change, parents))]
     steps += [step for work in works for step in work.parts.switch]
+    steps += [_await_snapshots()] if any(work.change.moved for work in works) else []
     steps += _swaps(works)
     steps += [step for work in works for step in keys.take_over(work.switched)]
     steps += [_count_old_writers(work.change) for work in works if work.has_sync and not work.change.moved]
@@ -221,6 +225,15 @@ def _switch(works: Sequence[Work], let_in: tuple[Step, ...], around: Surrounding
         "version may run beside it.",
         steps=tuple(steps),
         approval=Approval(question=question) if "switch" in around.approvals else None,
+    )
+
+
+def _await_snapshots() -> Step:
+    return Step(
+        id="switch/snapshots",
+        title="Wait until no transaction looks at the rows as they were before they were filled",
+        action=AwaitSnapshots(),
+        statement_timeout_ms=SNAPSHOT_TIMEOUT_MS,
     )
 
 
