@@ -19,6 +19,7 @@ from multiprocessing import get_context
 
 from tasks.database.clone import scratch_server
 from tasks.database.connection import Target
+from tests.campaign.operations import OPERATIONS
 from tests.campaign.run import Report, one_run
 from tests.conftest import temporary_server
 
@@ -28,6 +29,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="of the first run; printed")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    parser.add_argument(
+        "--kind", choices=sorted(OPERATIONS), help="have this kind of change in every run that allows it"
+    )
     chosen = parser.parse_args(arguments)
     seeds = range(chosen.seed, chosen.seed + chosen.runs)
     began = time.monotonic()
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     with temporary_server() as server, scratch_server(server.major):
         place = Target("campaign", server.url("postgres"))
         with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
-            for report in pool.map(one_run, [place] * chosen.runs, seeds):
+            for report in pool.map(one_run, [place] * chosen.runs, seeds, [chosen.kind] * chosen.runs):
                 reports.append(report)
                 print(line(report), flush=True)  # noqa: T201
     print(summary(reports, time.monotonic() - began, f"{server.major}"))  # noqa: T201

@@ -57,6 +57,7 @@ class Kind:
 INT = Kind("int", "%(i)s", "g % 1000 + 1")
 BIGINT = Kind("bigint", "%(i)s::bigint * 3000000000", "g::bigint * 3000000000")
 TEXT = Kind("text", "%(t)s", "'text ' || g")
+WORD = Kind("text", "%(w)s", "'word' || g")
 WORDS = Kind("text", "%(w)s || ' ' || %(w)s", "'first' || g || ' last' || g % 7")
 NUMERIC = Kind("numeric(10,2)", "%(i)s / 8.0", "g / 4.0")
 STAMP = Kind(
@@ -122,6 +123,8 @@ class Table:
     key: Key
     columns: tuple[Column, ...]
     rows: int
+    constraint: str = "PRIMARY KEY"
+    """What makes the key one."""
 
     @property
     def quoted(self) -> str:
@@ -138,7 +141,7 @@ class Table:
         targets = ", ".join([names, *(quoted(column.name) for column in self.columns)])
         values = ", ".join([*self.key.values("g"), *(_stored(column) for column in self.columns)])
         return (
-            f"CREATE TABLE {self.quoted} ({key}{columns}, PRIMARY KEY ({names}));\n"
+            f"CREATE TABLE {self.quoted} ({key}{columns}, {self.constraint} ({names}));\n"
             f"INSERT INTO {self.quoted} ({targets}) SELECT {values} FROM generate_series(1, {self.rows}) AS g;\n"
         )
 
@@ -153,15 +156,15 @@ class Table:
             if column.has_nulls and chance.random() < 0.5:
                 value = f"CASE WHEN %(b)s THEN {value} END"
             found[f"update {position}"] = (
-                f"UPDATE {name} SET {escaped(quoted(column.name))} = {value} WHERE {self._where()}"
+                f"UPDATE {name} SET {escaped(quoted(column.name))} = {value} WHERE {self.one_row()}"
             )
         if len(columns) > 1:
             first, second = chance.sample(columns, 2)
             found["update two"] = (
                 f"UPDATE {name} SET {escaped(quoted(first.name))} = {first.kind.sent}, "
-                f"{escaped(quoted(second.name))} = {second.kind.sent} WHERE {self._where()}"
+                f"{escaped(quoted(second.name))} = {second.kind.sent} WHERE {self.one_row()}"
             )
-        found[DELETED] = f"DELETE FROM {name} WHERE {self._where()} AND %(n)s::int %% 5 = 0"
+        found[DELETED] = f"DELETE FROM {name} WHERE {self.one_row()} AND %(n)s::int %% 5 = 0"
         return found
 
     def _insert(self, columns: Sequence[Column]) -> str:
@@ -172,7 +175,8 @@ class Table:
         values = ", ".join([*self.key.values("%(fresh)s"), *(c.kind.sent for c in given)])
         return f"INSERT INTO {escaped(self.quoted)} ({targets}) VALUES ({values})"
 
-    def _where(self) -> str:
+    def one_row(self) -> str:
+        """Return the condition that finds the row numbered by the parameter ``n``."""
         pairs = zip(self.key.names, self.key.values("%(n)s"), strict=True)
         return " AND ".join(f"{escaped(quoted(name))} = {value}" for name, value in pairs)
 

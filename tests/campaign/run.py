@@ -31,7 +31,7 @@ from tests.acceptance.harness import another_database, assert_equal, execute
 from tests.acceptance.shell import ROOT
 from tests.acceptance.writers import Workload, Writers, replay
 from tests.campaign.model import random_table
-from tests.campaign.operations import Change, random_change
+from tests.campaign.operations import random_change
 from tests.campaign.runner import GATE_FAILS
 
 NAME = "campaign"
@@ -56,13 +56,16 @@ class Report:
     fault: str = ""
 
 
-def one_run(place: Target, seed: int) -> Report:
-    """Play the run of this seed in a database of its own on the server of ``place``."""
+def one_run(place: Target, seed: int, kind: str | None = None) -> Report:
+    """Play the run of this seed in a database of its own on the server of ``place``.
+
+    ``kind`` is tried as the first kind of the change; without one chance decides.
+    """
     began = time.monotonic()
     report = Report(seed)
     try:
         with another_database(place) as database, tempfile.TemporaryDirectory() as folder:
-            _Run(report, database, Path(folder), Random(seed)).play()
+            _Run(report, database, Path(folder), Random(seed), kind).play()
     except AssertionError as difference:
         report.fault = str(difference)
     except Exception as error:  # noqa: BLE001  a run that breaks in another way is a fault of its own, not the end
@@ -72,12 +75,12 @@ def one_run(place: Target, seed: int) -> Report:
 
 
 class _Run:
-    def __init__(self, report: Report, database: Target, folder: Path, chance: Random) -> None:
+    def __init__(self, report: Report, database: Target, folder: Path, chance: Random, kind: str | None) -> None:
         self._report = report
         self._database = database
         self._folder = folder
         self._chance = chance
-        self._change = random_change(random_table(chance), chance)
+        self._change = random_change(random_table(chance), chance, kind)
         self._table = self._change.table
         self._new = self._change.new_shape()
         report.kinds, report.rows = tuple(self._change.kinds), self._table.rows
@@ -90,8 +93,8 @@ class _Run:
             return
         workload = Workload(
             keys=self._table.rows,
-            old=self._table.statements(self._chance),
-            new=self._new.statements(self._chance, untouched=self._change.sources),
+            old=self._table.statements(self._chance) | self._change.old,
+            new=self._new.statements(self._chance, untouched=self._change.sources) | self._change.new,
         )
         phases = [phase.name for phase in plan.phases]
         returnable = list(itertools.takewhile(lambda name: _can_be_undone(plan, name), phases))
@@ -232,8 +235,3 @@ def _block(_process: subprocess.Popen[str], database: Target, table: str, hold: 
     with psycopg.connect(database.conninfo) as connection:
         connection.execute(f"SELECT count(*) FROM {table}".encode())
         time.sleep(hold)
-
-
-def change_text(change: Change) -> str:
-    """Return the change for a person."""
-    return "\n".join(change.statements)
