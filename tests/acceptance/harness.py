@@ -59,10 +59,13 @@ class Case:
     def expected(self) -> bytes:
         """The plain SQL that makes the same of a copy: the spec's own change, unless it cannot run on filled tables."""
         file = self.folder / "expected.sql"
-        if file.exists():
-            return file.read_bytes()
+        return file.read_bytes() if file.exists() else self.change.encode()
+
+    @property
+    def change(self) -> str:
+        """The SQL of the spec."""
         change: str = yaml.safe_load(self.spec.read_text(encoding="utf-8"))["change"]
-        return change.encode()
+        return change
 
     @property
     def workload(self) -> Workload:
