@@ -1,4 +1,4 @@
-"""docs/kinds.md names a case for every kind of change, and every case; each case has the SQL of the kinds that name it."""
+"""docs/kinds.md names a case for every kind of change, and every case; a case has the SQL of the kinds that name it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ DEMANDED = {
     "columns": ("merged",),
     "type": ("no rewrite needed", "with a new name", "under the same name"),
     "primary key to bigint": ("all that refers to it",),
-    "": ("SET NOT NULL", "DROP NOT NULL", "default set", "default dropped", "enum value added", "comment", "privileges"),
+    "": (
+        "SET NOT NULL",
+        "DROP NOT NULL",
+        "default set",
+        "default dropped",
+        "enum value added",
+        "comment",
+        "privileges",
+    ),
     "CHECK": ("added", "dropped", "renamed", "validated"),
     "FOREIGN KEY": ("added", "dropped", "renamed", "validated"),
     "UNIQUE": ("added", "dropped", "renamed"),
