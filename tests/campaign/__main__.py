@@ -74,7 +74,8 @@ def summary(reports: Sequence[Report], seconds: float, version: str) -> str:
         f"| rolled back | {_count(done, 'rolled back')} |",
         f"| refused at planning, by name | {len(reports) - len(done)} |",
         f"| disturbed by | {_told(disturbed)} |",
-        f"| statements of the application | {sum(report.statements for report in done):,} |",
+        f"| statements of the application | {sum(report.statements for report in done):,}, "
+        f"of them in the new shape {sum(report.in_new_shape for report in done):,} |",
         f"| runs with a failed statement, a different row or catalog, or no end | "
         f"{sum(bool(report.fault) for report in reports)} |",
         f"| kinds of change | {_told(kinds)} |",

@@ -51,6 +51,8 @@ class Report:
     disturbed: Counter[str] = field(default_factory=Counter)
     rows: int = 0
     statements: int = 0
+    """Acknowledged ones of the application, in both shapes."""
+    in_new_shape: int = 0
     attempts: int = 0
     seconds: float = 0.0
     fault: str = ""
@@ -140,6 +142,7 @@ class _Run:
 
     def _compare(self, writers: Writers, *, changed: bool) -> None:
         self._report.statements = sum(len(writer.log) for writer in writers.all)
+        self._report.in_new_shape = len(writers.acknowledged("new"))
         assert writers.errors == [], f"{len(writers.errors)} statements failed: {writers.errors[:3]}"
         with another_database(self._database) as copy:
             execute(copy, *self._setup)

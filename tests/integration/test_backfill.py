@@ -10,49 +10,26 @@ import pytest
 from tasks.database.connection import Target, connect
 from tasks.database.ledger import Ledger
 from tasks.database.locks import Patience
-from tasks.database.progress import Progress
 from tasks.database.runner import open_runner
 from tasks.database.server import EmbeddedServer, start
 from tasks.planning.errors import LockNotAcquired, SyncFailing
-from tasks.planning.plan import Backfill
+from tests.integration.filling import WRONG, expanded, fill
 from tests.integration.synthetic import (
-    EXPAND,
     FILL,
     NAME,
     ask,
     backfill,
     create_readings,
     ignore,
-    phase,
-    plan,
-    register,
     start_phase,
-    step,
-    transaction,
 )
 
-WRONG = "SELECT count(*) FROM readings WHERE millilitres IS DISTINCT FROM litres * 1000 OR lockstep_pending <> 0"
 IMPATIENT = Patience(tries=3, seconds=5, first_wait=0.05, longest_wait=0.1)
-
-
-def prepare(target: Target, action: Backfill | None = None) -> None:
-    """Register expand and backfill, and run expand."""
-    fill = step(FILL, action or backfill())
-    register(target, plan(phase("expand", transaction("expand/readings", *EXPAND)), phase("backfill", fill)))
-    with open_runner(target, NAME) as runner:
-        runner.run_phase("expand", ignore)
-
-
-def fill(target: Target, patience: Patience | None = None) -> list[Progress]:
-    told: list[Progress] = []
-    with open_runner(target, NAME, patience=patience) as runner:
-        runner.run_phase("backfill", told.append)
-    return told
 
 
 def test_every_row_is_filled_and_progress_ends_at_the_total(database: Target) -> None:
     create_readings(database, 20_000)
-    prepare(database)
+    expanded(database)
     told = fill(database)
     assert ask(database, WRONG) == [(0,)]
     assert (told[-1].rows_done, told[-1].eta_seconds) == (20_000, 0)
@@ -61,7 +38,7 @@ def test_every_row_is_filled_and_progress_ends_at_the_total(database: Target) ->
 
 def test_a_row_that_is_in_step_is_not_touched(database: Target) -> None:
     create_readings(database, 1_000)
-    prepare(database)
+    expanded(database)
     ask(
         database,
         "SET lockstep.direction = 'none'; UPDATE readings SET millilitres = 7, lockstep_pending = 0 WHERE id = 500;"
@@ -89,7 +66,7 @@ def test_keys_of_other_types_with_gaps_and_signs(database: Target, column: str, 
         f"INSERT INTO readings SELECT {column}, n % 90 FROM generate_series(1, 3000) AS n",
     )
     names = {"timestamptz": "timestamp with time zone"}
-    prepare(database, backfill(key=("Key %s",), types=(names.get(kind, kind),)))
+    expanded(database, backfill(key=("Key %s",), types=(names.get(kind, kind),)))
     fill(database)
     assert ask(database, WRONG) == [(0,)]
 
@@ -100,7 +77,7 @@ def test_a_composite_key_and_an_expression_with_percent(database: Target) -> Non
         "CREATE TABLE readings (a text, b int, litres int, PRIMARY KEY (a, b));"
         "INSERT INTO readings SELECT 'k' || n % 3, n, n % 90 FROM generate_series(1, 3000) AS n",
     )
-    prepare(database, backfill("litres * 1000 + 100 % 10", key=("a", "b"), types=("text", "integer")))
+    expanded(database, backfill("litres * 1000 + 100 % 10", key=("a", "b"), types=("text", "integer")))
     fill(database)
     assert ask(database, WRONG) == [(0,)]
 
@@ -113,14 +90,14 @@ def test_a_partitioned_table_is_filled_by_key(database: Target) -> None:
         "CREATE TABLE p2 PARTITION OF readings DEFAULT;"
         "INSERT INTO readings SELECT n, n % 90 FROM generate_series(1, 1000) AS n",
     )
-    prepare(database)
+    expanded(database)
     fill(database)
     assert ask(database, WRONG) == [(0,)]
 
 
 def test_writers_lose_nothing_and_wait_for_nothing_long(database: Target) -> None:
     create_readings(database, 30_000)
-    prepare(database)
+    expanded(database)
     stop = threading.Event()
     stalls: list[float] = []
 
@@ -148,7 +125,7 @@ def test_writers_lose_nothing_and_wait_for_nothing_long(database: Target) -> Non
 
 def test_a_locked_row_is_swept_when_it_becomes_free(database: Target) -> None:
     create_readings(database, 500)
-    prepare(database)
+    expanded(database)
     blocker = psycopg.connect(database.conninfo)
     blocker.execute("SELECT 1 FROM readings WHERE id = 7 FOR UPDATE")
     timer = threading.Timer(1.0, blocker.close)
@@ -160,7 +137,7 @@ def test_a_locked_row_is_swept_when_it_becomes_free(database: Target) -> None:
 
 def test_a_row_that_stays_locked_stops_the_backfill_and_names_the_holder(database: Target) -> None:
     create_readings(database, 500)
-    prepare(database)
+    expanded(database)
     with psycopg.connect(database.conninfo, application_name="the holder") as blocker:
         blocker.execute("SELECT 1 FROM readings WHERE id = 7 FOR UPDATE")
         with pytest.raises(LockNotAcquired, match="the holder"):
@@ -174,7 +151,7 @@ def test_rows_that_fail_are_recorded_once_and_left_and_resolved_when_repaired(da
     create_readings(database, 3_000)
     ask(database, "UPDATE readings SET litres = 0 WHERE id IN (5, 1700, 1701)")
     ask(database, "UPDATE readings SET litres = 1 WHERE litres = 0 AND id NOT IN (5, 1700, 1701)")
-    prepare(database, backfill("litres * 1000 + 0 / litres"))
+    expanded(database, backfill("litres * 1000 + 0 / litres"))
     fill(database)
     with connect(database, role="test") as connection:
         ledger = Ledger(connection)
@@ -190,14 +167,14 @@ def test_rows_that_fail_are_recorded_once_and_left_and_resolved_when_repaired(da
 
 def test_a_personal_key_is_recorded_as_its_md5(database: Target) -> None:
     create_readings(database, 3)
-    prepare(database, backfill("litres / (id - 2)::int", personal_key=True))
+    expanded(database, backfill("litres / (id - 2)::int", personal_key=True))
     fill(database)
     assert ask(database, "SELECT key = md5('[2]') FROM lockstep.sync_failure") == [(True,)]
 
 
 def test_a_mapping_that_fails_on_more_than_1000_rows_stops(database: Target) -> None:
     create_readings(database, 1_500)
-    prepare(database, backfill("litres / 0"))
+    expanded(database, backfill("litres / 0"))
     with pytest.raises(SyncFailing, match="1,000") as failing:
         fill(database)
     assert failing.value.failures == 1_001
@@ -206,7 +183,7 @@ def test_a_mapping_that_fails_on_more_than_1000_rows_stops(database: Target) -> 
 
 def test_a_killed_backfill_is_resumed_and_ends_with_the_same_rows(database: Target) -> None:
     create_readings(database, 20_000)
-    prepare(database)
+    expanded(database)
     process = start_phase(database, "backfill", {"LOCKSTEP_CRASH_AT": f"during:{FILL}:3"})
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
@@ -221,7 +198,7 @@ def test_a_killed_backfill_is_resumed_and_ends_with_the_same_rows(database: Targ
 def test_a_server_restarted_in_the_middle_is_survived(own_server: EmbeddedServer) -> None:
     target = Target("test", own_server.url("postgres"))
     create_readings(target, 60_000)
-    prepare(target)
+    expanded(target)
 
     def restart() -> None:
         deadline = time.monotonic() + 20

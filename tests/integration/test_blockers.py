@@ -14,15 +14,14 @@ from tasks.database import progress
 from tasks.database.connection import Target
 from tasks.database.runner import open_runner
 from tasks.planning.errors import LockNotAcquired
+from tests.integration.filling import WRONG, expanded
 from tests.integration.journey import IMPATIENT, execute, only
 from tests.integration.synthetic import (
     CONTRACT_EXPAND,
     EXPAND,
-    FILL,
     INDEX,
     NAME,
     ask,
-    backfill,
     create_readings,
     ignore,
     phase,
@@ -34,7 +33,6 @@ from tests.integration.synthetic import (
 
 STALL_MS = 500
 """An application that gives up a statement after so long must not lose one; the step's own lock_timeout is 60 ms."""
-WRONG = "SELECT count(*) FROM readings WHERE millilitres IS DISTINCT FROM litres * 1000 OR lockstep_pending <> 0"
 
 
 class Probe:
@@ -125,8 +123,7 @@ def test_a_table_that_is_locked_for_a_while_in_mid_backfill_is_waited_for(
     """Somebody's ALTER TABLE or VACUUM FULL: longer than a batch's lock_timeout, at whichever statement it comes."""
     monkeypatch.setattr(progress, "REPORT_SECONDS", 0)
     create_readings(database, 20_000)
-    steps = phase("backfill", step(FILL, backfill()))
-    register(database, plan(phase("expand", transaction("expand/readings", *EXPAND)), steps))
+    expanded(database)
     ended = threading.Event()
 
     def lock_now_and_then() -> None:
@@ -139,7 +136,6 @@ def test_a_table_that_is_locked_for_a_while_in_mid_backfill_is_waited_for(
                     return
 
     with open_runner(database, NAME) as runner:
-        runner.run_phase("expand", ignore)
         locker = threading.Thread(target=lock_now_and_then)
         locker.start()
         try:

@@ -22,3 +22,4 @@ def test_a_random_change_under_random_load_and_trouble_loses_nothing(database: T
     # A campaign of refusals would show nothing: the seeds are chosen so that each is carried out.
     assert report.outcome.startswith(("completed", "rolled back")) or "LOCKSTEP_CAMPAIGN_SEED" in os.environ
     assert report.statements > 0 or report.outcome.startswith("refused")
+    assert report.in_new_shape > 0 or not report.outcome.startswith("completed")

@@ -17,27 +17,23 @@ from psycopg.conninfo import make_conninfo
 from tasks.database.connection import Target
 from tasks.database.runner import open_runner
 from tasks.planning.plan import LockUse
+from tests.integration.filling import WRONG, expanded
 from tests.integration.journey import execute, only
 from tests.integration.synthetic import (
-    EXPAND,
-    FILL,
     NAME,
     READINGS,
     ask,
-    backfill,
     create_readings,
     ignore,
     phase,
     plan,
     register,
-    step,
     transaction,
 )
 
 ROWS = 4_000
 NEXT = "SELECT id FROM readings WHERE lockstep_pending <> 0 AND id %% 10 = 1 ORDER BY id OFFSET %s LIMIT 1"
 """A row where the backfill is just now, and not one of those that the trigger counts."""
-WRONG = "SELECT count(*) FROM readings WHERE millilitres IS DISTINCT FROM litres * 1000 OR lockstep_pending <> 0"
 # Every batch updates a row that the application updates too: what it does first, the batch does last.
 TOTALS = """
 CREATE TABLE totals (part int PRIMARY KEY, n bigint NOT NULL);
@@ -115,10 +111,7 @@ def migrate_under_load(database: Target, runner_target: Target, *, sessions: int
     """Run the backfill while the application works; return how many transactions of Lockstep's had to give way."""
     create_readings(runner_target, ROWS)
     execute(database, TOTALS.format(parts=parts))
-    steps = phase("backfill", step(FILL, backfill()))
-    register(runner_target, plan(phase("expand", transaction("expand/readings", *EXPAND)), steps))
-    with open_runner(runner_target, NAME) as runner:
-        runner.run_phase("expand", ignore)
+    expanded(runner_target)
     before = rolled_back(database)
     with Application(database, sessions, parts) as application, open_runner(runner_target, NAME) as runner:
         runner.run_phase("backfill", ignore)

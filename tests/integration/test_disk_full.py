@@ -14,24 +14,14 @@ from psycopg import sql
 
 from tasks.database.connection import Target
 from tasks.database.installation import give_to_server
-from tasks.database.runner import open_runner
 from tasks.database.server import EmbeddedServer
 from tasks.planning.errors import StepFailed
 from tests.conftest import AnyServer, require
+from tests.integration.filling import expanded, fill
 from tests.integration.journey import execute
 from tests.integration.synthetic import (
-    EXPAND,
-    FILL,
-    NAME,
     ask,
-    backfill,
     create_readings,
-    ignore,
-    phase,
-    plan,
-    register,
-    step,
-    transaction,
 )
 
 ROWS = 20_000
@@ -95,13 +85,10 @@ def fill_up(disk: Path, *, leaving: int) -> Path:
 def test_a_backfill_that_fills_the_disk_stops_safely_and_goes_on_when_there_is_space(
     small_disk: Path, crowded: Target
 ) -> None:
-    steps = phase("backfill", step(FILL, backfill()))
-    register(crowded, plan(phase("expand", transaction("expand/readings", *EXPAND)), steps))
-    with open_runner(crowded, NAME) as runner:
-        runner.run_phase("expand", ignore)
+    expanded(crowded)
     filler = fill_up(small_disk, leaving=LEFT)
-    with open_runner(crowded, NAME) as runner, pytest.raises(StepFailed, match="53100") as full:
-        runner.run_phase("backfill", ignore)
+    with pytest.raises(StepFailed, match="53100") as full:
+        fill(crowded)
     assert full.value.sqlstate == "53100"
     assert "disk is full" in str(full.value)
     assert "run again: it goes on where it stopped" in str(full.value)
@@ -113,8 +100,7 @@ def test_a_backfill_that_fills_the_disk_stops_safely_and_goes_on_when_there_is_s
         ("failed", True)
     ]
     filler.unlink()
-    with open_runner(crowded, NAME) as runner:
-        runner.run_phase("backfill", ignore)
+    fill(crowded)
     assert ask(crowded, "SELECT count(*), count(*) FILTER (WHERE millilitres = litres * 1000) FROM readings") == [
         (ROWS, ROWS)
     ]

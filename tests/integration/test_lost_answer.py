@@ -4,9 +4,9 @@ import pytest
 
 from tasks.database.connection import Target
 from tasks.database.runner import open_runner
+from tests.integration.filling import WRONG
 from tests.integration.lossy_proxy import lossy
 from tests.integration.synthetic import NAME, ask, create_readings, ignore, phase, plan, register, transaction
-from tests.integration.test_backfill import WRONG
 
 
 # Taking up the lease again needs commits of its own: fewer than these in between, and nothing could ever succeed.

@@ -9,6 +9,7 @@ import pytest
 from tasks.database.connection import Target
 from tasks.database.runner import open_runner
 from tasks.planning.errors import RunnerBusy
+from tests.integration.filling import WRONG, expanded
 from tests.integration.synthetic import (
     FILL,
     NAME,
@@ -21,7 +22,6 @@ from tests.integration.synthetic import (
     start_phase,
     transaction,
 )
-from tests.integration.test_backfill import WRONG, prepare
 
 QUICK = {"LOCKSTEP_LEASE_SECONDS": "1"}
 BOUNDARIES = [f"{side}:{name}" for name in ("expand/readings", FILL, "constrain/index") for side in ("before", "after")]
@@ -64,7 +64,7 @@ def test_a_second_run_at_the_same_time_is_refused(database: Target) -> None:
 
 def test_a_frozen_runner_is_replaced_and_writes_nothing_when_it_wakes(database: Target) -> None:
     create_readings(database, 60_000)
-    prepare(database)
+    expanded(database)
     process = start_phase(database, "backfill", QUICK)
     deadline = time.monotonic() + 30
     while ask(database, "SELECT count(*) FROM lockstep.progress WHERE rows_done > 0") == [(0,)]:
@@ -96,7 +96,7 @@ def test_a_frozen_runner_is_replaced_and_writes_nothing_when_it_wakes(database: 
 
 def test_nothing_is_held_between_phases(database: Target) -> None:
     create_readings(database, 10)
-    prepare(database)
+    expanded(database)
     assert ask(database, "SELECT count(*) FROM lockstep.lease") == [(0,)]
     assert ask(database, "SELECT count(*) FROM lockstep.session") == [(0,)]
     assert ask(database, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]

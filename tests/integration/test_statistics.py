@@ -7,16 +7,14 @@ import time
 import pytest
 
 from tasks.database.connection import Target
-from tasks.database.runner import open_runner
-from tests.integration.synthetic import EXPAND, FILL, NAME, ask, backfill, ignore, phase, plan, register, step
-from tests.integration.synthetic import transaction as transaction_step
+from tests.integration.filling import WRONG, expanded, fill
+from tests.integration.synthetic import ask, backfill
 
 ROWS = 30_000
 TABLE = """
 CREATE TABLE readings (tenant int, id bigint, litres integer NOT NULL, PRIMARY KEY (tenant, id))
 WITH (autovacuum_enabled = off)
 """
-WRONG = "SELECT count(*) FROM readings WHERE millilitres IS DISTINCT FROM litres * 1000 OR lockstep_pending <> 0"
 MISLED = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET random_page_cost = 1000000', current_database()); END $$"
 BEFORE = {
     "never analysed": "SELECT 1",
@@ -33,13 +31,9 @@ def test_batches_read_no_more_than_their_rows(database: Target, before: str) -> 
     ask(database, TABLE)
     ask(database, before)
     ask(database, f"INSERT INTO readings SELECT n % 2, n, n % 90 FROM generate_series(1, {ROWS}) AS n")
-    fill = step(FILL, backfill(key=("tenant", "id"), types=("integer", "bigint")))
-    register(database, plan(phase("expand", transaction_step("expand/readings", *EXPAND)), phase("backfill", fill)))
-    with open_runner(database, NAME) as runner:
-        runner.run_phase("expand", ignore)
+    expanded(database, backfill(key=("tenant", "id"), types=("integer", "bigint")))
     (before_read, before_found), *_ = ask(database, READ)
-    with open_runner(database, NAME) as runner:
-        runner.run_phase("backfill", ignore)
+    fill(database)
     assert ask(database, WRONG) == [(0,)]
     read, found = settled(database)
     # By sequence only the sweeps read, and the count above; a batch by sequence would read all of the table each.

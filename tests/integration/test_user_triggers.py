@@ -8,44 +8,24 @@ import psycopg
 import pytest
 
 from tasks.database.connection import Target
-from tasks.database.runner import open_runner
 from tasks.planning.errors import SyncFailing, Unsupported
+from tests.integration.filling import WRONG, expanded, fill
 from tests.integration.journey import execute, only, prepared, rows
 from tests.integration.synthetic import (
-    EXPAND,
-    FILL,
-    NAME,
     ask,
-    backfill,
     create_readings,
-    ignore,
-    phase,
-    plan,
-    register,
-    step,
-    transaction,
 )
-
-WRONG = "SELECT count(*) FROM readings WHERE millilitres IS DISTINCT FROM litres * 1000 OR lockstep_pending <> 0"
 
 
 def prepare(target: Target, function: str, trigger: str) -> None:
     """Expand `readings`, and give the table a trigger of its owner's."""
     create_readings(target, 2_000)
-    steps = phase("backfill", step(FILL, backfill()))
-    register(target, plan(phase("expand", transaction("expand/readings", *EXPAND)), steps))
-    with open_runner(target, NAME) as runner:
-        runner.run_phase("expand", ignore)
+    expanded(target)
     execute(
         target,
         f"CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {function} END $$",
         trigger,
     )
-
-
-def fill(target: Target) -> None:
-    with open_runner(target, NAME) as runner:
-        runner.run_phase("backfill", ignore)
 
 
 BEFORE = "CREATE TRIGGER theirs BEFORE UPDATE ON readings FOR EACH ROW EXECUTE FUNCTION theirs()"

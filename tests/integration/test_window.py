@@ -22,6 +22,7 @@ from tasks.planning.plan import Forecast, Phase, Plan, Step
 from tasks.planning.states import MigrationState, PhaseState, StepState
 from tasks.planning.windows import Window
 from tasks.standing import Standing, standing_of
+from tests.integration.filling import WRONG
 from tests.integration.openings import from_to, now, open_for, shut
 from tests.integration.synthetic import (
     CONTRACT_EXPAND,
@@ -40,7 +41,6 @@ from tests.integration.synthetic import (
     step,
     transaction,
 )
-from tests.integration.test_backfill import WRONG
 
 VALIDATE = "constrain/validate"
 PAUSE = "CREATE OR REPLACE FUNCTION pause() RETURNS int LANGUAGE plpgsql AS $$ BEGIN {} RETURN 0; END $$"

@@ -17,6 +17,7 @@ CREATE FUNCTION log_name() RETURNS trigger LANGUAGE plpgsql AS
   'BEGIN INSERT INTO log VALUES (NEW.id, ''renamed''); RETURN NULL; END';
 CREATE TRIGGER on_name AFTER UPDATE OF name ON person FOR EACH ROW EXECUTE FUNCTION log_name();
 CREATE POLICY named ON person USING (name <> '');
+CREATE INDEX person_loud ON person (upper(name), town) WHERE name <> '';
 CREATE STATISTICS name_and_town ON name, town FROM person;
 GRANT SELECT (id, name) ON person TO PUBLIC;
 INSERT INTO person SELECT n, 'person ' || n, 'town ' || n % 7 FROM generate_series(1, 200) AS n;
