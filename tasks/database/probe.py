@@ -208,7 +208,10 @@ def _first_failing(size: int, fails: Callable[[int, int], bool]) -> Iterator[int
 def _refusal(name: str, failure: _Failure, keys: Sequence[str]) -> SpecError:
     where = f" for the rows with the keys {', '.join(keys)}" if keys else " for rows of the table"
     more = " and perhaps more" if len(keys) == SHOWN_KEYS else ""
-    remedy = "Make the expression cover these rows (COALESCE, CASE), or correct the rows first."
+    remedy = (
+        "Make the expression cover these rows (COALESCE, CASE), or correct the rows first, in a migration of its own: "
+        "an UPDATE in the same change comes after the new column is filled."
+    )
     if failure.sqlstate in _NOT_FOUND:
         remedy = (
             "A function that it calls relies on search_path, which the sync does not have: give the function one of "

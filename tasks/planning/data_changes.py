@@ -21,6 +21,7 @@ from tasks.planning.expressions import is_same, substitute
 from tasks.planning.names import TableName, display
 from tasks.planning.parser import column_references, has_subquery
 from tasks.planning.plan import Assignment
+from tasks.planning.refused_using import refuse_lost_using
 from tasks.planning.statements import NamesBefore, Statement, find_table
 from tasks.planning.strategies.expand_contract.mapping import Wanted
 
@@ -86,7 +87,9 @@ def data_changes(
         SpecError: a table without a key.
         Unsupported: what cannot be carried out row by row with the same result, by name.
     """
-    return _Reader(parsed, before, after, path, volatile).read()
+    found = _Reader(parsed, before, after, path, volatile).read()
+    refuse_lost_using(parsed, before, after, path)
+    return found
 
 
 def with_populated(

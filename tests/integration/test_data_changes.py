@@ -371,3 +371,49 @@ def test_what_a_batch_cannot_do_alike_is_refused_by_name(still: Target, tmp_path
         oracle.plan(written(tmp_path, "refused", REFUSED[reason]), still)
     assert caught.value.remedy
     assert ask(still, "SELECT to_regnamespace('lockstep')") == [(None,)]
+
+
+# ------------------------------------------------------------------------------------------------ beside USING
+
+
+TAG = "mapping: {item.tag: {down: 'tag::text'}}\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("ALTER TABLE item ALTER label TYPE text USING upper(label)", "leaves its name and its type text as they are"),
+        (
+            "ALTER TABLE item ALTER label TYPE text USING upper(label); ALTER TABLE item RENAME label TO tag; "
+            "UPDATE item SET tag = 'x' WHERE n = 2",
+            "after a USING has computed label",
+        ),
+        (
+            "ALTER TABLE item ALTER label TYPE int USING n + 1; ALTER TABLE item RENAME label TO tag; "
+            "UPDATE item SET n = 0 WHERE n = 2",
+            "after a USING has computed label",
+        ),
+        (
+            "ALTER TABLE item ALTER label TYPE int USING length(label); ALTER TABLE item ALTER label TYPE bigint USING "
+            "label * 2; ALTER TABLE item RENAME label TO tag",
+            "after another one has computed label",
+        ),
+    ],
+)
+def test_a_using_whose_result_would_be_another_one_is_refused_by_name(
+    change: str, reason: str, shop: Target, tmp_path: Path
+) -> None:
+    with pytest.raises(Unsupported, match=reason):
+        plan_of(shop, tmp_path, change, REST + (TAG if "tag" in change else ""))
+
+
+def test_rows_cleaned_in_the_same_change_come_too_late_for_a_using_and_the_error_says_so(
+    shop: Target, tmp_path: Path
+) -> None:
+    change = """
+        UPDATE item SET label = '0' WHERE label <> '0';
+        ALTER TABLE item ALTER label TYPE int USING label::int;
+        ALTER TABLE item RENAME label TO tag;
+    """
+    with pytest.raises(SpecError, match="in a migration of its own"):
+        plan_of(shop, tmp_path, change, REST + TAG)

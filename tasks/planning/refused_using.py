@@ -1,0 +1,76 @@
+"""USING expressions whose values would get lost or be other ones than the change written in order leads to.
+
+A USING becomes the `up` of its column, computed from the rows as they were before the change. Where the column has
+neither another name nor another type afterwards, no catalog tells of it; and what stands later in the change and
+meets its result would meet the old value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.planning.catalog import Catalog, Column, Table
+from tasks.planning.errors import Unsupported
+from tasks.planning.names import TableName, display
+from tasks.planning.parser import column_references
+from tasks.planning.retyping import is_plain_cast
+from tasks.planning.statements import NamesBefore, Statement, find_table
+
+
+def refuse_lost_using(parsed: Sequence[Statement], before: Catalog, after: Catalog, path: Sequence[str]) -> None:
+    """Refuse by name a USING that nothing would carry out, and one whose result later statements compute with."""
+    names = NamesBefore()
+    computed: dict[TableName, dict[str, frozenset[str]]] = {}  # by table: column → what its USING reads
+    for number, statement in enumerate(parsed, start=1):
+        coming: list[tuple[TableName, str, frozenset[str]]] = []
+        for (written, called), expression in statement.using.items():
+            table = find_table(before, names.table(written), path)
+            column = table.column(names.column(written, called)) if table is not None else None
+            if table is None or column is None:
+                continue
+            read = frozenset(names.column(written, name) for name in column_references(expression))
+            known = computed.get(table.name, {})
+            again = sorted(({column.name} | read) & set(known))
+            if again:
+                raise Unsupported(
+                    f"the USING of {table.name}.{display(called)} (statement {number} of the change), which comes "
+                    f"after another one has computed {display(again[0])}",
+                    instead="Say both in one ALTER TABLE, over the old values, once for each column.",
+                )
+            if not is_plain_cast(expression, called, column.type):
+                _refuse_unseen(table, column, called, expression, after)
+                coming.append((table.name, column.name, read))
+        for name, column_name, read in coming:
+            computed.setdefault(name, {})[column_name] = read
+        _refuse_after(statement, number, names, computed, before, path)
+        names.follow(statement)
+
+
+def _refuse_unseen(table: Table, column: Column, called: str, expression: str, after: Catalog) -> None:
+    later = next((other for other in after.tables if other.oid == table.oid), None)
+    kept = next((c for c in later.columns if c.attnum == column.attnum), None) if later is not None else None
+    if kept is not None and (kept.name, kept.type, kept.collation) == (column.name, column.type, column.collation):
+        raise Unsupported(
+            f"computing {table.name}.{display(column.name)} anew by a USING that leaves its name and its type "
+            f"{column.type} as they are",
+            instead=f"Write it as what it is, a change of rows:  UPDATE … SET {display(called)} = {expression};",
+        )
+
+
+def _refuse_after(
+    statement: Statement, number: int, names: NamesBefore, computed: dict[TableName, dict[str, frozenset[str]]],
+    before: Catalog, path: Sequence[str],
+) -> None:  # fmt: skip
+    data = statement.data
+    table = find_table(before, names.table(data.table), path) if data is not None else None
+    if data is None or table is None:
+        return
+    assigned = {names.column(data.table, name) for name, _ in data.assignments}
+    read = {names.column(data.table, name) for text in data.expressions for name in column_references(text)}
+    for column, inputs in computed.get(table.name, {}).items():
+        if column in assigned | read or inputs & assigned:
+            raise Unsupported(
+                f"{data.verb.upper()} of {table.name} (statement {number} of the change) after a USING has computed "
+                f"{display(column)}, which it uses or which would follow it",
+                instead="Write it before the ALTER TABLE, in terms of the old column; or bring it afterwards.",
+            )
