@@ -70,9 +70,14 @@ def _percent(value: object) -> object:
 
 
 def _count(value: object) -> object:
-    if isinstance(value, str) and value.isdecimal():
+    if _is_off(value):
+        return None
+    if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value):
         return int(value)
-    return None if _is_off(value) else value
+    # YAML 1.1 reads an unquoted on or yes as true, which is an int to Python.
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("write a whole number, e.g. 10, or off")
+    return value
 
 
 def seconds_text(value: float) -> str:
