@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="how often every contestant fills")
     parser.add_argument("--calm", type=float, default=30.0, help="seconds of the application without a migration")
     parser.add_argument("--pgroll", type=Path, help="the program pgroll, to be measured in the same run")
-    parser.add_argument("--out", type=Path, help="folder for load.svg")
+    parser.add_argument("--out", type=Path, help="folder for load.png")
     given = parser.parse_args(arguments)
     with stage(contest.setup(given.rows)) as place, tempfile.TemporaryDirectory() as folder:
         say(f"{machine(place)}. Settings: {settings()}.")
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
                 say(line)
             if given.out is not None:
                 given.out.mkdir(parents=True, exist_ok=True)
-                picture.draw(weather, given.out / "load.svg")
+                picture.draw(weather, given.out / "load.png")
 
 
 def compete(place: Stage, repeats: int, pgroll: Path | None) -> dict[str, list[Measured]]:
