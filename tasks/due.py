@@ -15,7 +15,7 @@ from tasks.secrecy import discreet
 from tasks.standing import Standing, read_standing
 
 ABANDONED = timedelta(minutes=10)
-"""A run without lease and without a sign for so long has died; a gate, which holds no lease, may take minutes."""
+"""A run without lease and without a sign for so long has died: between two of its tasks nobody holds the lease."""
 
 
 @task(name="due", cache_policy=NO_CACHE, persist_result=False, retries=0)
@@ -46,4 +46,6 @@ def last_sign(standing: Standing) -> datetime:
     signs = [standing.record.updated_at, *(gate.at for gate in standing.gates.values())]
     for phase in standing.phases.values():
         signs += [at for at in (phase.started_at, phase.finished_at) if at is not None]
+    for step in standing.steps:
+        signs += [at for at in (step.started_at, step.finished_at) if at is not None]
     return max(signs)

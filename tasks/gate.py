@@ -11,8 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from expectations.gate import run_gate
 from tasks.artifacts import key_of, publish_gate
-from tasks.database.connection import Target, connect
-from tasks.database.ledger import Ledger
+from tasks.database.connection import Target
 from tasks.database.runner import open_runner
 from tasks.databases import target_of
 from tasks.narration import say, show_progress
@@ -25,26 +24,23 @@ from tasks.standing import Standing, standing_of
 
 @task(name="gate", task_run_name="gate: {gate}", cache_policy=NO_CACHE, persist_result=False, retries=0)
 def check_gate(migration: str, database: str, phase: str, gate: str) -> None:
-    """Evaluate a gate of a phase now and record its result. Raises GateFailed when a CRITICAL check fails."""
+    """Evaluate a gate of a phase now and record its result. Raises GateFailed when a CRITICAL check fails.
+
+    It holds the lease: a gate may take hours, and nobody else carries the migration on or back meanwhile.
+    """
     with discreet():
         target = target_of(database)
-        _settle(target, migration, phase, gate)
-        standing = standing_of(target, migration)
-        result = evaluate(standing, standing.plan.phase(phase), gate, target)
-        with connect(target, role="gate") as connection:
-            Ledger(connection).record_gate(migration, result)
+        with open_runner(target, migration) as runner:
+            chosen = _gate_of(runner.plan.phase(phase), gate)
+            if any(check.kind == "unfilled" for check in chosen.checks):
+                # It asks whether both shapes are in step: bring in step what was repaired since.
+                runner.settle(show_progress)
+            result = ask(chosen, phase, standing_of(target, migration), target)
+            runner.ledger.record_gate(migration, result)
         publish_gate(migration, result)
         tell(result)
         if not result.success:
             raise failure(result, migration)
-
-
-def _settle(target: Target, migration: str, phase: str, gate: str) -> None:
-    """Before a gate asks whether both shapes are in step: bring in step what was repaired since."""
-    plan = standing_of(target, migration).plan
-    if any(check.kind == "unfilled" for check in _gate_of(plan.phase(phase), gate).checks):
-        with open_runner(target, migration) as runner:
-            runner.settle(show_progress)
 
 
 def _gate_of(phase: Phase, name: str) -> Gate:

@@ -139,8 +139,8 @@ class _TakingBack:
     def run(self) -> None:
         began, tries, wait = time.monotonic(), 0, self._patience.first_wait
         while True:
-            back = self._pass_over()
-            waiting = self._count(self._statements.waiting)
+            refused, back = self._pass_over()
+            waiting = self._count(self._statements.left if refused else self._statements.waiting)
             if not waiting:
                 break
             if back:
@@ -155,6 +155,8 @@ class _TakingBack:
                 raise lock_not_acquired(what, (table,), holders, tries=tries, seconds=waited)
             time.sleep(wait)
             wait = min(wait * 2, self._patience.longest_wait)
+        if isinstance(self._action, ReinsertRows):
+            self._require_inserted()
         left = self._count(self._statements.left)
         ledger = Ledger(self._connection, fence=self._lease.fence)
         ledger.event(
@@ -164,8 +166,23 @@ class _TakingBack:
         )
         self._meter.tell()
 
-    def _pass_over(self) -> int:
-        """Go over all kept rows once; return how many were taken back."""
+    def _require_inserted(self) -> None:
+        """Refuse to call rows the application's that a trigger may have kept from coming back."""
+        table = self._action.table
+        values = {"table": table.identifier.as_string(self._connection)}
+        triggers = [str(row[0]) for row in self._connection.execute(_SQL["before_insert_triggers"], values)]
+        if triggers and (absent := self._count(self._statements.absent)):
+            raise MigrationError(
+                f"Step {self._step.id}: {absent:,} deleted rows do not come back into {table}. A BEFORE INSERT trigger "
+                f"may suppress them ({', '.join(triggers)}), or another row has taken a unique value of theirs.",
+                safety=f"They are kept in {self._action.kept}; both shapes are intact.",
+                remedy="Disable the trigger meanwhile (ALTER TABLE … DISABLE TRIGGER …), or free the value, and roll "
+                f"back again. Rows that shall stay away: DELETE them from {self._action.kept}.",
+            )
+
+    def _pass_over(self) -> tuple[bool, int]:
+        """Go over the kept rows once; return whether a lock was refused, before the last of them, and how many were
+        taken back."""
         size, total = FIRST_ROWS, 0
         position = 2**63 - 1 if isinstance(self._action, ReinsertRows) else 0
         while True:
@@ -173,7 +190,7 @@ class _TakingBack:
             try:
                 page = self._patience.retrying()(self._page, position, size)
             except LOCK_REFUSED:
-                return total
+                return True, total
             except psycopg.errors.ForeignKeyViolation:
                 # Rows that refer to each other were deleted by one batch; together they can come back.
                 if size >= self._kept:
@@ -186,7 +203,7 @@ class _TakingBack:
             crash_point("during-undo", self._step.id, str(self._batches))
             total += page.back
             if page.last is None or page.rows < size:
-                return total
+                return False, total
             position = page.last
             factor = min(2.0, max(0.5, (1 + BATCH_SECONDS / max(seconds, 0.001)) / 2))
             size = int(min(MOST_ROWS, max(LEAST_ROWS, size * factor)))

@@ -118,15 +118,20 @@ class ReturnStatements:
     """How many kept rows could be taken back by now."""
     left: sql.Composed
     """How many kept rows there are."""
+    absent: sql.Composed
+    """How many of them have a key that no row has now."""
 
 
 def compose_return(action: RestoreRows | ReinsertRows) -> ReturnStatements:
     left = sql.SQL("SELECT count(*) FROM {}").format(escaped(action.kept.identifier))
+    absent = sql.SQL(
+        "SELECT count(*) FROM {kept} AS k WHERE NOT EXISTS (SELECT FROM {table} AS r WHERE {same})"
+    ).format(kept=escaped(action.kept.identifier), table=escaped(action.table.identifier), same=_same_key(action.key))
     match action:
         case RestoreRows():
-            return ReturnStatements(_restore(action), _restorable(action), left)
+            return ReturnStatements(_restore(action), _restorable(action), left, absent)
         case ReinsertRows():
-            return ReturnStatements(_reinsert(action), sql.SQL("SELECT 0::bigint").format(), left)
+            return ReturnStatements(_reinsert(action), sql.SQL("SELECT 0::bigint").format(), left, absent)
 
 
 def _restore(action: RestoreRows) -> sql.Composed:

@@ -10,7 +10,8 @@ What a standby's queries see is known by its hot_standby_feedback only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import psycopg
 from psycopg.rows import TupleRow, class_row
@@ -39,10 +40,24 @@ def require_sight(connection: Connection) -> None:
         )
 
 
-def older_snapshots(connection: Connection, migration: str) -> tuple[Blocker, ...]:
-    """Return the sessions with a snapshot from before the migration's last finished phase ended, the oldest first."""
+@dataclass(frozen=True)
+class Held:
+    """Who holds old snapshots: sessions, the oldest first, and the slots of standbys, in words."""
+
+    sessions: tuple[Blocker, ...]
+    slots: tuple[str, ...]
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        return (*map(str, self.sessions), *self.slots)
+
+
+def older_snapshots(connection: Connection, migration: str) -> Held:
+    """Return who has a snapshot from before the migration's last finished phase ended."""
+    values = {"name": migration}
     with connection.cursor(row_factory=class_row(Blocker)) as cursor:
-        return tuple(cursor.execute(_SQL["older"], {"name": migration}).fetchall())
+        sessions = tuple(cursor.execute(_SQL["older"], values).fetchall())
+    return Held(sessions, tuple(str(row[0]) for row in connection.execute(_SQL["older_slots"], values)))
 
 
 def await_snapshots(
@@ -55,19 +70,18 @@ def await_snapshots(
     session_limits(connection, lock_timeout_ms=LOOK_TIMEOUT_MS, statement_timeout_ms=LOOK_TIMEOUT_MS)
     require_sight(connection)
     deadline = time.monotonic() + seconds
-    while holders := older_snapshots(connection, migration):
+    while (held := older_snapshots(connection, migration)).named:
         if time.monotonic() > deadline:
-            raise _held(what, holders, seconds)
-        hold(f"{holders[0]} holds a snapshot from before the backfill's end")
+            raise _refused(what, held, seconds)
+        hold(f"{held.named[0]} holds a snapshot from before the backfill's end")
         time.sleep(LOOK_SECONDS)
 
 
-def _held(what: str, holders: Sequence[Blocker], seconds: float) -> SnapshotHeld:
-    named = tuple(str(holder) for holder in holders)
+def _refused(what: str, held: Held, seconds: float) -> SnapshotHeld:
+    end = f", or end it:  SELECT pg_terminate_backend({held.sessions[0].pid})" if held.sessions else ""
     return SnapshotHeld(
         f"{what}: for {seconds:.0f} seconds a transaction has been looking at the rows as they were before they were "
-        f"filled; after the switch it would read NULL in them. In the way: {'; '.join(named)}.",
-        holders=named,
-        remedy="Wait until it ends, or end it:  SELECT pg_terminate_backend("
-        f"{holders[0].pid}). Then run again: it continues here.",
+        f"filled; after the switch it would read NULL in them. In the way: {'; '.join(held.named)}.",
+        holders=held.named,
+        remedy=f"Wait until it ends{end}. Then run again: it continues here.",
     )

@@ -17,7 +17,7 @@ from tasks.database.crash import VARIABLE
 from tasks.database.ledger import Ledger
 from tasks.database.locks import Patience
 from tasks.database.runner import open_runner
-from tasks.planning.errors import LockNotAcquired, SpecError, StepFailed, Unsupported
+from tasks.planning.errors import LockNotAcquired, MigrationError, SpecError, StepFailed, Unsupported
 from tasks.planning.plan import DeleteRows, Plan, UpdateRows
 from tests.conftest import AnyServer, _new_database
 from tests.integration.lossy_proxy import lossy
@@ -244,6 +244,34 @@ def test_rows_that_stay_locked_stop_the_step_and_are_named(shop: Target, tmp_pat
             runner.run_phase("backfill", ignore)
     run(shop, "backfill")
     assert ask(shop, "SELECT count(*) FROM pair WHERE v::int < 100") == [(0,)]
+
+
+def test_deleted_rows_that_cannot_come_back_now_stay_kept_and_the_way_back_is_not_called_done(
+    shop: Target, tmp_path: Path
+) -> None:
+    plan_of(shop, tmp_path, "DELETE FROM pair WHERE v::int < 100")
+    before = content(shop, "pair")
+    run(shop, "expand", "backfill")
+    (table,) = kept(shop)
+    with psycopg.connect(shop.conninfo) as other:
+        other.execute("LOCK TABLE pair IN SHARE MODE")
+        with (
+            open_runner(shop, "data", patience=Patience(tries=2, seconds=3, first_wait=0.01)) as runner,
+            pytest.raises(LockNotAcquired, match="99 rows stay locked"),
+        ):
+            runner.undo_phase("backfill", ignore)
+    assert ask(shop, f"SELECT count(*) FROM {table}") == [(99,)]
+    ask(
+        shop,
+        "CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER never BEFORE INSERT ON pair FOR EACH ROW EXECUTE FUNCTION never()",
+    )
+    with pytest.raises(MigrationError, match=r"99 deleted rows do not come back .*never"):
+        go_back(shop, "backfill")
+    assert ask(shop, f"SELECT count(*) FROM {table}") == [(99,)]
+    ask(shop, "ALTER TABLE pair DISABLE TRIGGER never")
+    go_back(shop, "backfill", "expand")
+    assert content(shop, "pair") == before
 
 
 def test_a_row_whose_values_make_the_statement_fail_stops_it_by_its_key(shop: Target, tmp_path: Path) -> None:

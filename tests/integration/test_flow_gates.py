@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -11,10 +12,13 @@ import pytest
 
 from tasks.database.catalog import snapshot
 from tasks.database.connection import Target, connect
-from tasks.planning.errors import GateFailed, RollbackRefused, UsageError
+from tasks.database.runner import open_runner
+from tasks.due import may_go_on
+from tasks.planning.errors import GateFailed, RollbackRefused, RunnerBusy, UsageError
 from tasks.planning.schema_hash import schema_hash
 from tasks.planning.states import MigrationState, PhaseState
 from tasks.standing import standing_of
+from tests.integration.journey import eventually, only
 from tests.integration.notes import (
     CANARY,
     NAME,
@@ -60,6 +64,39 @@ def test_a_gate_before_a_phase_keeps_it_from_starting(notes: Target) -> None:
     standing = standing_of(notes, NAME)
     assert attempts(standing) == [0, 0, 0, 0]
     assert "length" not in columns(notes)
+
+
+def test_a_gate_holds_the_lease_however_long_it_takes(notes: Target) -> None:
+    """Nobody takes its migration for abandoned, and nobody carries it on or back meanwhile."""
+    slow = check("equality", "length IS DISTINCT FROM char_length(text)")
+    (asked,) = slow.checks
+    sleeping = asked.sql.replace("'{}'::jsonb", "(SELECT '{}'::jsonb FROM pg_sleep(4))")
+    assert sleeping != asked.sql
+    slow = slow.model_copy(update={"checks": (asked.model_copy(update={"sql": sleeping}),)})
+    register(notes, with_gate(make_plan(notes), "constrain", slow))
+    seen: list[tuple[Any, bool]] = []
+
+    def look() -> None:
+        asleep = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        eventually(lambda: only(notes, asleep) > 0, "the gate is asked", seconds=60)
+        for table, column in (("migration", "updated_at"), ("phase", "started_at"), ("step", "started_at")):
+            execute(notes, f"UPDATE lockstep.{table} SET {column} = {column} - interval '1 day'")
+        execute(notes, "UPDATE lockstep.phase SET finished_at = finished_at - interval '1 day'")
+        execute(notes, "UPDATE lockstep.step SET finished_at = finished_at - interval '1 day'")
+        execute(notes, "UPDATE lockstep.gate_result SET at = at - interval '1 day'")
+        standing = standing_of(notes, NAME)
+        seen.append((standing.holder, may_go_on(standing)))
+        with pytest.raises(RunnerBusy), open_runner(notes, NAME):
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(look)
+        assert run().kind == "waiting"
+        watching.result()
+    ((holder, taken_for_abandoned),) = seen
+    assert holder is not None
+    assert not taken_for_abandoned
+    assert standing_of(notes, NAME).holder is None
 
 
 def test_corruption_before_the_switch_goes_back_by_itself(notes: Target) -> None:

@@ -12,9 +12,11 @@ import pytest
 from tasks.database.connection import Target
 from tasks.database.progress import Progress
 from tasks.database.runner import open_runner
+from tasks.database.server import EmbeddedServer
 from tasks.planning.errors import MissingPrivilege, SnapshotHeld
 from tasks.planning.strategies.expand_contract import phases as phases_module
-from tests.integration.journey import Journey, execute, prepared, rows
+from tests.integration.journey import Journey, eventually, execute, only, prepared, rows
+from tests.standby import standby_of
 
 SCHEMA = """
 CREATE TABLE other (id int);
@@ -75,6 +77,38 @@ def test_a_transaction_that_does_not_end_is_named_and_the_phase_can_be_run_again
         assert before.execute(UNREAD).fetchall() == [(50, 50)]
     journey.go("switch", "contract")
     assert rows(database, UNREAD) == [(50, 50)]
+
+
+@pytest.mark.parametrize("slot", [False, True], ids=["feedback by the walsender", "feedback in a slot"])
+def test_a_query_on_a_standby_is_waited_for(own_server: EmbeddedServer, tmp_path: Path, slot: bool) -> None:
+    primary = Target("test", own_server.url("postgres"))
+    journey = prepared(primary, tmp_path, SCHEMA, CHANGE)
+    with standby_of(own_server) as standby:
+        execute(primary, "SELECT pg_create_physical_replication_slot('follower', true)")
+        for setting in ("hot_standby_feedback = on", "wal_receiver_status_interval = 1"):
+            execute(standby, f"ALTER SYSTEM SET {setting}")
+        execute(
+            standby, f"ALTER SYSTEM SET primary_slot_name = '{'follower' if slot else ''}'", "SELECT pg_reload_conf()"
+        )
+        reached = only(primary, "SELECT pg_current_wal_insert_lsn()::text")
+        there = f"SELECT coalesce(pg_last_wal_replay_lsn() >= '{reached}', false)"
+        eventually(lambda: bool(only(standby, there)), "the standby has the tables")
+        with looking(standby) as before:
+            where = "pg_replication_slots" if slot else "pg_stat_replication"
+            xmin = "xmin" if slot else "backend_xmin"
+            eventually(
+                lambda: only(primary, f"SELECT count({xmin}) FROM {where}") == 1, "the standby tells of its query"
+            )
+            journey.go("expand", "backfill", "constrain")
+            said: list[str] = []
+
+            def report(progress: Progress) -> None:
+                said.append(progress.throttled or "")
+                before.rollback()
+
+            with open_runner(primary, journey.plan.name) as runner:
+                runner.run_phase("switch", report)
+    assert "standby" in said[0] or "walreceiver" in said[0]
 
 
 def test_a_role_that_cannot_see_snapshots_is_told_when_planning(database: Target, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
 -- name: older
 -- Who looks at the database as it was before the migration's last finished phase ended: that phase's row was written by
 -- the transaction that ended it, and a snapshot does not see what it calls running or yet to come.
--- A standby's queries show by hot_standby_feedback (datid 0). Of Lockstep's own sessions none keeps a snapshot.
+-- A standby's queries show by hot_standby_feedback (datid 0; of one with a slot, see older_slots). Of Lockstep's own sessions none keeps a snapshot.
 WITH mark AS (
     SELECT min(age(p.xmin)) AS age FROM lockstep.phase AS p WHERE p.migration = %(name)s AND p.state = 'done'
 )
@@ -19,3 +19,14 @@ SELECT a.pid, coalesce(a.application_name, '') AS application,
    AND a.backend_type <> 'autovacuum worker'
    AND a.pid NOT IN (SELECT v.pid FROM pg_catalog.pg_stat_get_progress_info('VACUUM') AS v)
  ORDER BY 5 DESC NULLS LAST
+
+-- name: older_slots
+-- A standby that uses a slot reports its queries' oldest snapshot there.
+WITH mark AS (
+    SELECT min(age(p.xmin)) AS age FROM lockstep.phase AS p WHERE p.migration = %(name)s AND p.state = 'done'
+)
+SELECT concat('the standby of the ', CASE WHEN NOT s.active THEN 'inactive ' END, 'replication slot ', s.slot_name,
+              ' (hot_standby_feedback)')
+  FROM pg_catalog.pg_replication_slots AS s, mark
+ WHERE s.slot_type = 'physical' AND age(s.xmin) >= mark.age
+ ORDER BY age(s.xmin) DESC

@@ -121,6 +121,13 @@ def _notes(change: TableChange) -> Iterator[Note]:
                     text=f"{change.name} has the trigger {trigger.name}, which fires for {statement.title} as for any "
                     "other: once for every row, or for every batch.",
                 )
+            elif statement.verb == "delete" and " INSERT " in trigger.definition.replace(" OR ", "  "):
+                yield Note(
+                    severity="WARNING",
+                    text=f"{change.name} has the trigger {trigger.name}, which fires for each row that a rollback of "
+                    f"{statement.title} inserts again, and may change it.",
+                    of_way_back=True,
+                )
 
 
 def _bit(change: TableChange, statement: RowStatement) -> int:
