@@ -50,7 +50,8 @@ CORRELATION = 0.5
 """From here on rows that follow each other in key order share blocks often enough for turns to pay."""
 MOST_FAILURES = 1_000
 """More failing rows than this are a wrong mapping, not exceptions."""
-SWEEP_ROWS = 2_000
+SWEEP_ROWS, LISTED_ROWS = 2_000, 500
+"""Of how many unfilled rows a look tells, and how many of them, found by their keys, a batch fills."""
 SWEEP_TIMEOUT_MS = 3_600_000
 """Finding what is still unfilled reads the whole table."""
 STATEMENT_TIMEOUT_MS = 60_000
@@ -263,7 +264,7 @@ class Batching(ABC, Generic[ActionT]):
 
     def _fill_page_by_rows(self, page: _Page) -> None:
         """Do what `_fill_page` does where some row of the page fails: find it, record it, fill the others."""
-        self._fill_rows(self._patiently(partial(self._unfilled_of_page, page)))
+        self._fill_listed(self._patiently(partial(self._unfilled_of_page, page)))
 
     def _unfilled_of_page(self, page: _Page) -> list[TupleRow]:
         with self._batch():
@@ -274,12 +275,23 @@ class Batching(ABC, Generic[ActionT]):
     def _leave(self, page: _Page) -> None:
         """Go on behind the oldest page, which is done."""
         if page.row_by_row:
-            with self._batch():
-                self._advance(page)
+            self._patiently(partial(self._pass_over, page))
         self._cursor = page.upto
         self._after_batch(page.rows)
 
+    def _pass_over(self, page: _Page) -> None:
+        with self._batch():
+            self._advance(page)
+
     # --- row by row ----------------------------------------------------------------------------------------------
+
+    def _fill_listed(self, rows: Sequence[TupleRow]) -> int:
+        """Fill rows given as (recorded key, key …), in short batches with a breath between them."""
+        size, filled = min(LISTED_ROWS, self._throttle.most_rows or LISTED_ROWS), 0
+        for start in range(0, len(rows), size):
+            filled += self._fill_rows(rows[start : start + size])
+            self._breathe()
+        return filled
 
     def _fill_rows(self, rows: Sequence[TupleRow]) -> int:
         """Fill rows given as (recorded key, key …), halving where one fails; return how many were filled."""
@@ -323,10 +335,9 @@ class Batching(ABC, Generic[ActionT]):
         """Fill what the pass left, until only recorded failures are unfilled; wait, bounded, for locked rows."""
         began, tries, wait = time.monotonic(), 0, self._patience.first_wait
         while rows := self._patiently(self._unfilled):
-            filled = self._fill_rows(rows)
+            filled = self._fill_listed(rows)
             self.look_back()
             self._after_batch(filled)
-            self._breathe()
             if filled or any(row[0] in self._failed for row in rows):
                 began, tries, wait = time.monotonic(), 0, self._patience.first_wait
                 continue
