@@ -166,6 +166,17 @@ class _TakingBack:
         )
         self._meter.tell()
 
+    def _in_the_way(self, error: psycopg.Error) -> MigrationError:
+        """Return the error for what the application wrote since and the old values cannot stand beside."""
+        kept = self._action.kept
+        return MigrationError(
+            f"Step {self._step.id}: the old values of {self._action.table} cannot all come back, because of what was "
+            f"written since: {described(error)}.",
+            safety=f"The rows before are as they were; the others' are kept in {kept}. Both shapes are intact.",
+            remedy="Free the value, or bring the row back that is referred to, then roll back again: it goes on there. "
+            f"A row that shall stay as it is now: DELETE its old values from {kept}.",
+        )
+
     def _require_inserted(self) -> None:
         """Refuse to call rows the application's that a trigger may have kept from coming back."""
         table = self._action.table
@@ -191,12 +202,12 @@ class _TakingBack:
                 page = self._patience.retrying()(self._page, position, size)
             except LOCK_REFUSED:
                 return True, total
-            except psycopg.errors.ForeignKeyViolation:
+            except psycopg.IntegrityError as error:
                 # Rows that refer to each other were deleted by one batch; together they can come back.
-                if size >= self._kept:
-                    raise
-                size *= 4
-                continue
+                if isinstance(error, psycopg.errors.ForeignKeyViolation) and size < self._kept:
+                    size *= 4
+                    continue
+                raise self._in_the_way(error) from None
             seconds = time.monotonic() - began
             self._meter.add(page.back)
             self._batches += 1

@@ -274,6 +274,23 @@ def test_deleted_rows_that_cannot_come_back_now_stay_kept_and_the_way_back_is_no
     assert content(shop, "pair") == before
 
 
+def test_an_old_value_that_is_taken_meanwhile_stops_the_way_back_and_says_what_to_do(
+    shop: Target, tmp_path: Path
+) -> None:
+    ask(shop, "ALTER TABLE item ADD CONSTRAINT once UNIQUE (price)")
+    before = content(shop)
+    plan_of(shop, tmp_path, "UPDATE item SET price = price + 10000 WHERE id <= 700")
+    run(shop, "expand", "backfill")
+    ask(shop, "INSERT INTO item (id, price) VALUES (9999, 650)")
+    with pytest.raises(MigrationError, match=r"UniqueViolation .*constraint once") as stopped:
+        go_back(shop, "backfill")
+    (table,) = kept(shop)
+    assert table in (stopped.value.remedy or "")
+    ask(shop, "DELETE FROM item WHERE id = 9999")
+    go_back(shop, "backfill", "expand")
+    assert content(shop) == before
+
+
 def test_a_row_whose_values_make_the_statement_fail_stops_it_by_its_key(shop: Target, tmp_path: Path) -> None:
     plan_of(shop, tmp_path, "UPDATE item SET n = 100 / n WHERE id < 1000 AND n >= 0")
     ask(shop, "UPDATE item SET n = 5; UPDATE item SET n = 0 WHERE id = 777")
