@@ -321,7 +321,8 @@ class Batching(ABC, Generic[ActionT]):
         with self._batch():
             locked = self._execute(self._statements.lock_keys, arrays)
             filled = self._execute(self._statements.fill_keys, arrays)
-        return locked.rowcount if filled.rowcount == 0 else 0
+            self.check(filled)
+        return locked.rowcount if self.rows(filled) == 0 else 0
 
     def _fill_keys(self, arrays: Mapping[str, list[str]]) -> int:
         with self._batch():
@@ -481,9 +482,9 @@ class _Backfilling(Batching[Backfill]):
             "nobody has them locked: a BEFORE trigger that returns NULL suppresses it.",
             table=str(self._action.table),
             failures=rows,
-            remedy="Let the trigger pass an UPDATE where current_setting('lockstep.direction', true) = "
-            f"'{self._action.direction}', which only the backfill sets, or disable it meanwhile. Then run again: it "
-            "goes on here.",
+            remedy="Where the trigger decides by the row's values, correct those rows and run again: it goes on here. "
+            "Else roll back, let the trigger's function pass an UPDATE of the backfill's: where "
+            f"current_setting('lockstep.direction', true) = '{self._action.direction}'. Then start again.",
         )
 
 

@@ -88,6 +88,15 @@ class _Changing(Batching[UpdateRows | DeleteRows]):
             "values.",
         )
 
+    def suppressed(self, rows: int) -> MigrationError:
+        return MigrationError(
+            f"Step {self._step.id} ({self._step.title}) leaves {rows:,} rows of {self._action.table} as they are, "
+            "though nobody has them locked: a BEFORE trigger that returns NULL suppresses it.",
+            safety="The other rows are changed, and their old values are kept. Both shapes are intact.",
+            remedy="Where the trigger decides by the row's values, correct those rows and run again: it goes on with "
+            "them. Else roll back, let the trigger pass the statement, and start again.",
+        )
+
 
 def _counts(done: psycopg.Cursor[TupleRow]) -> tuple[int, int]:
     """Return how many rows a batch has changed, and of how many the old values are kept."""
@@ -187,7 +196,7 @@ class _TakingBack:
                 f"Step {self._step.id}: {absent:,} deleted rows do not come back into {table}. A BEFORE INSERT trigger "
                 f"may suppress them ({', '.join(triggers)}), or another row has taken a unique value of theirs.",
                 safety=f"They are kept in {self._action.kept}; both shapes are intact.",
-                remedy="Disable the trigger meanwhile (ALTER TABLE … DISABLE TRIGGER …), or free the value, and roll "
+                remedy="Let the trigger's function pass them (CREATE OR REPLACE FUNCTION), or free the value, and roll "
                 f"back again. Rows that shall stay away: DELETE them from {self._action.kept}.",
             )
 

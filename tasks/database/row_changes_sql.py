@@ -37,19 +37,26 @@ class _ChangeComposer(BatchComposer):
             joined(parts), sql.Identifier(kept)
         )
 
-    def _locked(self, condition: sql.Composable) -> sql.Composed:
+    def lock(self, condition: sql.Composable) -> sql.Composed:
+        return sql.SQL("SELECT 1 FROM {} AS {} WHERE {} FOR {} OF {} SKIP LOCKED").format(
+            self.table, self.row, self.unfilled(condition), self._strength(), self.row
+        )
+
+    def _strength(self) -> sql.SQL:
         match self._action:
             case UpdateRows():
-                strength = sql.SQL("NO KEY UPDATE")
+                return sql.SQL("NO KEY UPDATE")
             case DeleteRows():
-                strength = sql.SQL("UPDATE")
+                return sql.SQL("UPDATE")
+
+    def _locked(self, condition: sql.Composable) -> sql.Composed:
         values = [sql.SQL("{} AS {}").format(self.own(column), place) for column, place in self._old_values()]
         return sql.SQL(
             "lockstep_locked AS MATERIALIZED (SELECT {found} FROM {table} AS {row} WHERE {due}"
             " FOR {strength} OF {row} SKIP LOCKED)"
         ).format(
             found=joined([sql.SQL("{}.ctid AS lockstep_place").format(self.row), *self._keys(), *values]),
-            table=self.table, row=self.row, due=self.unfilled(condition), strength=strength,
+            table=self.table, row=self.row, due=self.unfilled(condition), strength=self._strength(),
         )  # fmt: skip
 
     def _changed(self) -> sql.Composed:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from tasks.database import progress
@@ -13,7 +15,7 @@ from tasks.database.runner import open_runner
 from tasks.planning.errors import SchemaChanged, StepFailed
 from tasks.planning.states import PhaseState, StepState
 from tests.conftest import AnyServer, _new_database
-from tests.integration.journey import Journey, columns, execute, only, prepared, rows
+from tests.integration.journey import Journey, columns, eventually, execute, only, prepared, rows
 
 ROWS = 1_500
 SCHEMA = f"""
@@ -111,6 +113,29 @@ def test_maintenance_during_the_backfill_is_no_hindrance(journey: Journey, state
         runner.run_phase("backfill", during(journey, statement))
         runner.finish_phase("backfill")
     assert only(journey.target, "SELECT count(*) FROM item WHERE b = id AND lockstep_pending = 0") == ROWS
+
+
+WAITING_BUILD = "SELECT count(*) FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'"
+WAITING_ALTER = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
+
+
+def test_an_alter_table_that_waits_for_an_index_build_goes_through_and_is_named(journey: Journey) -> None:
+    """The ALTER waits for the build's lock, and the build for the snapshot that the ALTER has: Lockstep gives way."""
+    journey.run("expand", "backfill")
+    with ThreadPoolExecutor(2) as pool:
+        with psycopg.connect(journey.target.conninfo) as writer:
+            writer.execute("UPDATE item SET kept = kept WHERE id = 1")
+            run = pool.submit(journey.run, "constrain")
+            eventually(lambda: only(journey.target, WAITING_BUILD) == 1, "the build waits for the writer")
+            alter = pool.submit(execute, journey.target, "ALTER TABLE item ADD COLUMN x int")
+            eventually(lambda: only(journey.target, WAITING_ALTER) == 1, "the ALTER waits for the build")
+        alter.result()
+        with pytest.raises(SchemaChanged, match="'x'"):
+            run.result()
+    invalid = "SELECT count(*) FROM pg_index WHERE indrelid = 'item'::regclass AND NOT indisvalid"
+    assert only(journey.target, invalid) == 0
+    execute(journey.target, "ALTER TABLE item DROP COLUMN x")
+    journey.go("constrain", "switch")
 
 
 # ------------------------------------------------------------------------------------------- the sync's own objects

@@ -269,7 +269,7 @@ def test_deleted_rows_that_cannot_come_back_now_stay_kept_and_the_way_back_is_no
     with pytest.raises(MigrationError, match=r"99 deleted rows do not come back .*never"):
         go_back(shop, "backfill")
     assert ask(shop, f"SELECT count(*) FROM {table}") == [(99,)]
-    ask(shop, "ALTER TABLE pair DISABLE TRIGGER never")
+    ask(shop, "CREATE OR REPLACE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
     go_back(shop, "backfill", "expand")
     assert content(shop, "pair") == before
 

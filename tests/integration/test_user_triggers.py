@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from tasks.database.connection import Target
-from tasks.planning.errors import SyncFailing, Unsupported
+from tasks.planning.errors import MigrationError, SyncFailing, Unsupported
 from tests.integration.filling import WRONG, expanded, fill
-from tests.integration.journey import execute, only, prepared, rows
+from tests.integration.journey import IMPATIENT, execute, only, prepared, rows
 from tests.integration.synthetic import (
     ask,
     create_readings,
@@ -111,6 +111,33 @@ def test_triggers_of_every_kind_go_through_a_migration_with_their_table(database
     assert sorted(rows(database, TRIGGERS)) == before
     execute(database, "UPDATE item SET note = 'NEW' WHERE id = 3")
     assert rows(database, "SELECT note, label, total FROM item WHERE id = 3") == [("new", "note 3", 6)]
+
+
+@pytest.mark.parametrize("change", ["UPDATE item SET amount = amount + 1", "DELETE FROM item"])
+def test_a_data_change_that_a_trigger_suppresses_is_told_from_one_that_waits(
+    database: Target, tmp_path: Path, change: str
+) -> None:
+    schema = """
+    CREATE TABLE item (id int PRIMARY KEY, amount int NOT NULL, held boolean NOT NULL);
+    INSERT INTO item SELECT n, n, n % 100 = 7 FROM generate_series(1, 300) AS n;
+    CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
+      IF TG_OP = ''DELETE'' THEN IF OLD.held THEN RETURN NULL; END IF; RETURN OLD; END IF;
+      IF OLD.held AND NEW.held THEN RETURN NULL; END IF; RETURN NEW; END';
+    CREATE TRIGGER hold BEFORE UPDATE OR DELETE ON item FOR EACH ROW EXECUTE FUNCTION hold();
+    """
+    journey = prepared(database, tmp_path, schema, change)
+    journey.go("expand")
+    verb = change.split()[0]
+    with pytest.raises(MigrationError, match=r"leaves 3 rows of public[.]item as they are.*trigger") as told:
+        journey.run("backfill", patience=IMPATIENT)
+    assert "correct those rows and run again" in (told.value.remedy or "")
+    done = "amount = id + 1" if verb == "UPDATE" else "false"
+    assert only(database, f"SELECT count(*) FROM item WHERE NOT ({done})") == 3
+    execute(database, "UPDATE item SET held = false")
+    journey.run("backfill")
+    assert only(database, f"SELECT count(*) FROM item WHERE NOT ({done})") == 0
+    journey.undo("expand", "backfill")
+    assert only(database, "SELECT count(*) FROM item WHERE amount = id") == 300
 
 
 @pytest.mark.parametrize(
