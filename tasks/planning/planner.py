@@ -54,6 +54,7 @@ from tasks.planning.strategies.expand_contract.moved import carries_checks, requ
 from tasks.planning.strategies.expand_contract.objects import standing_apart
 from tasks.planning.strategies.expand_contract.phases import assemble, opens_switch, work_on
 from tasks.planning.strategies.expand_contract.reverse import reverse_spec
+from tasks.planning.strategies.expand_contract.sequences import narrow_notes
 from tasks.planning.strategies.expand_contract.stages import Moved, Naming, Shapes, Stages
 from tasks.planning.strategies.expand_contract.work import Surroundings, Work
 
@@ -199,6 +200,7 @@ def make_plan(
             *retyping.notes(retyping.retyped_columns(before, after), [retype.column for retype in direct]),
             *_trigger_notes(works),
             *_upsert_notes(works),
+            *_sequence_notes(works),
             *(note for work in works for note in work.parts.notes),
             *window_notes(intent.window, phases),
             *apart.notes,
@@ -456,6 +458,14 @@ def _upsert_notes(works: Sequence[Work]) -> tuple[Note, ...]:
         for work in works
         for constraint in work.change.coming_constraints
         if constraint.kind in ("unique", "primary_key") and set(constraint.columns) & work.change.mapped
+    )
+
+
+def _sequence_notes(works: Sequence[Work]) -> tuple[Note, ...]:
+    return tuple(
+        note
+        for work in works
+        for note in narrow_notes(work.switched.after, {column.name for column in work.change.moved}, work.sequences[1])
     )
 
 

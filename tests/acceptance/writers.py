@@ -26,6 +26,8 @@ class Sent:
     shape: Shape
     text: str
     values: Mapping[str, Any]
+    rows: int
+    """How many rows it found, as the server answered."""
 
 
 @dataclass
@@ -89,13 +91,13 @@ class Writer(threading.Thread):
             name, text = self._random.choice(templates)
             values = self._values()
             try:
-                connection.execute(text.encode(), values)
+                done = connection.execute(text.encode(), values)
             except psycopg.Error as error:
                 self.errors.append(f"{self._shape} {name}: {error.sqlstate} {error.diag.message_primary or error}")
                 if connection.closed:
                     return
             else:
-                self.log.append(Sent(self._shape, text, values))
+                self.log.append(Sent(self._shape, text, values, done.rowcount))
                 if "%(fresh)s" in text:
                     self._keys.append(values["fresh"])
             with self._changed:

@@ -122,6 +122,21 @@ def in_step(stage: Stage) -> None:
 COLUMNS = "SELECT attname::text FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
 
 
+def test_a_serial_whose_sequence_stays_narrow_is_warned_of(database: Target, tmp_path: Path) -> None:
+    """An identity's sequence grows with its column."""
+    schema = (
+        "CREATE TABLE one (id serial PRIMARY KEY); CREATE TABLE two (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)"
+    )
+    change = "ALTER TABLE one ALTER id TYPE bigint; ALTER TABLE two ALTER id TYPE bigint;"
+    told = [note.text for note in planned(database, schema, written(tmp_path, "wider", change)).notes]
+    assert [text for text in told if "ALTER SEQUENCE" in text] == [
+        "public.one.id becomes bigint, but its sequence public.one_id_seq still ends at 2,147,483,647, and the INSERT "
+        "after that number would fail. Add to the change: ALTER SEQUENCE public.one_id_seq AS bigint;"
+    ]
+    followed = planned(database, "", written(tmp_path, "wider", f"{change} ALTER SEQUENCE one_id_seq AS bigint;"))
+    assert not any("ALTER SEQUENCE" in note.text for note in followed.notes)
+
+
 @pytest.mark.every_version
 def test_after_every_step_of_the_switch_and_of_its_way_back_the_application_goes_on(filled: Stage) -> None:
     """Each step commits by itself: a runner that dies between two of them leaves one of these states for ever."""

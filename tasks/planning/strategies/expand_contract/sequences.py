@@ -8,18 +8,20 @@ the look at the last one and the change. A serial's sequence is a plain one and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from psycopg import sql
 
 from tasks.planning.catalog import Column, Table
 from tasks.planning.errors import Unsupported
-from tasks.planning.names import TableName, own_name, verbatim
+from tasks.planning.names import TableName, display, own_name, verbatim
+from tasks.planning.plan import Note
 
 _DEFINITION = re.compile(
     r"CREATE (?:UNLOGGED )?SEQUENCE .+? AS \w+ (?P<options>INCREMENT BY .*?CYCLE)(?: OWNED BY .*)?"
 )
+_LARGEST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 _GREATEST = re.compile(r"MAXVALUE (-?\d+)")
 
 
@@ -55,6 +57,24 @@ def sequences_of(table: Table, column: Column, definitions: Mapping[str, str]) -
         for item in table.dependents
         if item.kind == "sequence" and column.name in item.columns
     )
+
+
+def narrow_notes(table: Table, columns: Collection[str], definitions: Mapping[str, str]) -> Iterator[Note]:
+    """Yield a warning for each of these columns of ``table`` that its sequence would not let grow past its old type.
+
+    PostgreSQL widens an identity's sequence with its column, but not a serial's.
+    """
+    for column in table.columns:
+        if column.name not in columns or column.type not in _LARGEST:
+            continue
+        for sequence in sequences_of(table, column, definitions):
+            if sequence.greatest < _LARGEST[column.type] and sequence.greatest in _LARGEST.values():
+                yield Note(
+                    severity="WARNING",
+                    text=f"{table.name}.{display(column.name)} becomes {column.type}, but its sequence {sequence.name} "
+                    f"still ends at {sequence.greatest:,}, and the INSERT after that number would fail. Add to the "
+                    f"change: ALTER SEQUENCE {sequence.name} AS {column.type};",
+                )
 
 
 def moved_identity(
