@@ -207,7 +207,12 @@ def make_plan(
         ),
         reverse=""
         if not works or (not direct and (additive or _only_changes_rows(works)))
-        else reverse_spec(intent.name, intent.database, [work.change for work in works]),
+        else reverse_spec(
+            intent.name,
+            intent.database,
+            [work.change for work in works],
+            [change.describe() for change in meant.changes if meant.explains(change)],
+        ),
     )
 
 

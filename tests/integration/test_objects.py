@@ -271,3 +271,12 @@ def test_a_value_of_an_enum_stays_and_the_next_run_does_not_mind(
         carry_out(target, again, PHASES)
         with psycopg.connect(target.conninfo) as connection:
             assert connection.execute("SELECT enum_range(NULL::mood)::text").fetchone() == ('{sad,glad,"so so"}',)
+
+
+def test_the_reverse_migration_says_which_objects_it_does_not_take_back(people: Target, tmp_path: Path) -> None:
+    change = "ALTER TABLE person DROP COLUMN extra; DROP VIEW spare; DROP TABLE fax;"
+    reverse = oracle.plan(written(tmp_path, "objects", change), people).reverse
+    head = [line for line in reverse.splitlines() if line.startswith("# Not taken back here")]
+    assert any("spare" in line for line in head), reverse
+    assert any("fax" in line for line in head), reverse
+    assert 'ADD COLUMN "extra" integer' in reverse

@@ -22,8 +22,11 @@ from tasks.planning.strategies.expand_contract.kept import (
 )
 
 
-def reverse_spec(migration: str, database: str, changes: Sequence[TableChange]) -> str:
-    """Return the YAML of the reverse migration; what it cannot bring back stands in comments at the top."""
+def reverse_spec(migration: str, database: str, changes: Sequence[TableChange], beside: Sequence[str] = ()) -> str:
+    """Return the YAML of the reverse migration; what it cannot bring back stands in comments at the top.
+
+    ``beside`` describes what the migration did to other objects, by statements run as they were written.
+    """
     statements: list[str] = []
     mapping: dict[str, dict[str, Any]] = {}
     lost: list[str] = []
@@ -45,6 +48,7 @@ def reverse_spec(migration: str, database: str, changes: Sequence[TableChange]) 
         + (": the old columns are computed by `down`." if mapping else ".")
     ]
     head += [f"# Cannot be recovered: {item}" for item in lost]
+    head += [f"# Not taken back here, write its way back yourself: {' '.join(item.split())}" for item in beside]
     return "\n".join(head) + "\n" + yaml.dump(spec, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
