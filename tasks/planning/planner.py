@@ -51,10 +51,10 @@ from tasks.planning.strategies.expand_contract.dependents import carry
 from tasks.planning.strategies.expand_contract.kept import added_constraints
 from tasks.planning.strategies.expand_contract.mapping import Canonical, Draft, Group, Side, drafts
 from tasks.planning.strategies.expand_contract.moved import carries_checks, require_alone
+from tasks.planning.strategies.expand_contract.notes import warnings
 from tasks.planning.strategies.expand_contract.objects import standing_apart
 from tasks.planning.strategies.expand_contract.phases import assemble, opens_switch, work_on
 from tasks.planning.strategies.expand_contract.reverse import reverse_spec
-from tasks.planning.strategies.expand_contract.sequences import narrow_notes
 from tasks.planning.strategies.expand_contract.stages import Moved, Naming, Shapes, Stages
 from tasks.planning.strategies.expand_contract.work import Surroundings, Work
 
@@ -198,9 +198,7 @@ def make_plan(
         notes=(
             *notes,
             *retyping.notes(retyping.retyped_columns(before, after), [retype.column for retype in direct]),
-            *_trigger_notes(works),
-            *_upsert_notes(works),
-            *_sequence_notes(works),
+            *warnings(works),
             *(note for work in works for note in work.parts.notes),
             *window_notes(intent.window, phases),
             *apart.notes,
@@ -432,50 +430,6 @@ def _why(works: Sequence[Work], apart: Apart, additive: bool) -> str:
     if apart.has_contract and not apart.renamed:
         parts.append("things to take away that the old version may still use")
     return "The change has " + " and ".join(parts or ["names or indexes that the old version may rely on"]) + "."
-
-
-def _trigger_notes(works: Sequence[Work]) -> tuple[Note, ...]:
-    return tuple(
-        Note(
-            severity="WARNING",
-            text=f"{work.change.name} has the trigger {trigger.name}, which also fires for every row of the backfill "
-            "(an updated_at column would move, an audit trail would grow).",
-        )
-        for work in works
-        if work.is_filled
-        for trigger in work.change.before.triggers
-        if trigger.on_update
-    )
-
-
-def _upsert_notes(works: Sequence[Work]) -> tuple[Note, ...]:
-    """While a unique constraint stands twice, ON CONFLICT names one of the two: PostgreSQL raises for the other.
-
-    Measured: of 1,600 upserts each by four sessions on the same new keys, 9 of the old shape and 17 of the new.
-    """
-    return tuple(
-        Note(
-            severity="WARNING",
-            text=f"{work.change.name}: until {_until(work, constraint)} {constraint.name} exists for both shapes. "
-            "Sessions that at the same moment INSERT … ON CONFLICT the same new key can get a unique_violation (23505) "
-            "of the twin, which ON CONFLICT does not name: let the application try such a statement again.",
-        )
-        for work in works
-        for constraint in work.change.coming_constraints
-        if constraint.kind in ("unique", "primary_key") and set(constraint.columns) & work.change.mapped
-    )
-
-
-def _sequence_notes(works: Sequence[Work]) -> tuple[Note, ...]:
-    return tuple(
-        note
-        for work in works
-        for note in narrow_notes(work.switched.after, {column.name for column in work.change.moved}, work.sequences[1])
-    )
-
-
-def _until(work: Work, constraint: Constraint) -> str:
-    return "the switch" if work.change.moves(constraint.columns) else "contract"
 
 
 def _refuse_stray_mappings(intent: Intent, before: Catalog, tables: Sequence[TableName]) -> None:
