@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -245,7 +246,11 @@ def _cut(_process: subprocess.Popen[str], database: Target, _table: str, _hold: 
 
 
 def _block(_process: subprocess.Popen[str], database: Target, table: str, hold: float) -> None:
-    """Hold a weak lock on the table in a transaction that does nothing else, as a forgotten session does."""
-    with psycopg.connect(database.conninfo) as connection:
+    """Hold a weak lock on the table in a transaction that does nothing else, as a forgotten session does.
+
+    A table that the migration has renamed or dropped by then is not there to be locked.
+    """
+    gone = contextlib.suppress(psycopg.errors.UndefinedTable)
+    with gone, psycopg.connect(database.conninfo) as connection:
         connection.execute(f"SELECT count(*) FROM {table}".encode())
         time.sleep(hold)
