@@ -21,29 +21,49 @@ def refuse_lost_using(parsed: Sequence[Statement], before: Catalog, after: Catal
     """Refuse by name a USING that nothing would carry out, and one whose result later statements compute with."""
     names = NamesBefore()
     computed: dict[TableName, dict[str, frozenset[str]]] = {}  # by table: column → what its USING reads
+    retyped: set[tuple[TableName, str]] = set()
     for number, statement in enumerate(parsed, start=1):
+        _refuse_twice(statement, number, names, retyped, before, path)
         coming: list[tuple[TableName, str, frozenset[str]]] = []
         for (written, called), expression in statement.using.items():
             table = find_table(before, names.table(written), path)
-            column = table.column(names.column(written, called)) if table is not None else None
-            if table is None or column is None:
+            found = table.column(names.column(written, called)) if table is not None else None
+            if table is None or found is None:
                 continue
             read = frozenset(names.column(written, name) for name in column_references(expression))
             known = computed.get(table.name, {})
-            again = sorted(({column.name} | read) & set(known))
+            again = sorted(({found.name} | read) & set(known))
             if again:
                 raise Unsupported(
                     f"the USING of {table.name}.{display(called)} (statement {number} of the change), which comes "
                     f"after another one has computed {display(again[0])}",
                     instead="Say both in one ALTER TABLE, over the old values, once for each column.",
                 )
-            if not is_plain_cast(expression, called, column.type):
-                _refuse_unseen(table, column, called, expression, after)
-                coming.append((table.name, column.name, read))
+            if not is_plain_cast(expression, called, found.type):
+                _refuse_unseen(table, found, called, expression, after)
+                coming.append((table.name, found.name, read))
         for name, column_name, read in coming:
             computed.setdefault(name, {})[column_name] = read
         _refuse_after(statement, number, names, computed, before, path)
         names.follow(statement)
+
+
+def _refuse_twice(
+    statement: Statement, number: int, names: NamesBefore, retyped: set[tuple[TableName, str]], before: Catalog,
+    path: Sequence[str],
+) -> None:  # fmt: skip
+    for written, called in statement.retyped:
+        table = find_table(before, names.table(written), path)
+        if table is None:
+            continue
+        column = (table.name, names.column(written, called))
+        if column in retyped:
+            raise Unsupported(
+                f"changing the type of {table.name}.{display(called)} twice in one change (statement {number}): what "
+                "the type in between would do to the values, rounding them for example, would be left out",
+                instead="Say it once, with a USING that does what both do.",
+            )
+        retyped.add(column)
 
 
 def _refuse_unseen(table: Table, column: Column, called: str, expression: str, after: Catalog) -> None:

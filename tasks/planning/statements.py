@@ -65,6 +65,8 @@ class Statement(BaseModel):
     tables: tuple[TableName, ...] = ()
     using: dict[tuple[TableName, str], str] = {}
     """Per ALTER COLUMN … TYPE … USING: the expression as written, in the names valid at this statement."""
+    retyped: tuple[tuple[TableName, str], ...] = ()
+    """Every ALTER COLUMN … TYPE, with USING and without."""
     renames: tuple[Rename, ...] = ()
     rebuild: Rebuild | None = None
     data: data_statements.Written | None = None
@@ -207,6 +209,7 @@ def _statement(item: parser.Parsed, text: str, source: str, first_line: int) -> 
         line=line,
         tables=tuple(dict.fromkeys(_tables(item))),
         using=dict(_using(item)),
+        retyped=tuple((table, alter.name) for table, _, alter in _type_commands(item)),
         renames=tuple(_renames(item, kind)),
         rebuild=rebuild,
         data=data_statements.read(item, f"{source}, line {line}") if is_data else None,
@@ -310,15 +313,9 @@ def _written(parts: Sequence[str]) -> TableName:
 
 def _using(item: parser.Parsed) -> Iterator[tuple[tuple[TableName, str], str]]:
     """Yield every USING of an ALTER TABLE as the user's own text, proven to be the expression that the parser saw."""
-    if item.name != "alter_table_stmt":
-        return
-    table = TableName(item.node.relation.schemaname, item.node.relation.relname)
-    texts = [_after_using(item.text, words) for words in _commands(item.text)]
-    for position, command in enumerate(item.node.cmds):
-        alter = command.alter_table_cmd
-        enum = alter.DESCRIPTOR.fields_by_name["subtype"].enum_type
-        if enum.values_by_number[alter.subtype].name != "AT_AlterColumnType":
-            continue
+    commands = tuple(_type_commands(item))
+    texts = [_after_using(item.text, words) for words in _commands(item.text)] if commands else []
+    for table, position, alter in commands:
         column = getattr(alter, "def").column_def
         if column.HasField("raw_default"):
             text = texts[position] if len(texts) == len(item.node.cmds) else None
@@ -328,6 +325,18 @@ def _using(item: parser.Parsed) -> Iterator[tuple[tuple[TableName, str], str]]:
                     instead="Write this ALTER COLUMN as a statement of its own.",
                 )
             yield (table, alter.name), text
+
+
+def _type_commands(item: parser.Parsed) -> Iterator[tuple[TableName, int, Node]]:
+    """Yield every ALTER COLUMN … TYPE of an ALTER TABLE, with its position in the statement."""
+    if item.name != "alter_table_stmt":
+        return
+    table = TableName(item.node.relation.schemaname, item.node.relation.relname)
+    for position, command in enumerate(item.node.cmds):
+        alter = command.alter_table_cmd
+        enum = alter.DESCRIPTOR.fields_by_name["subtype"].enum_type
+        if enum.values_by_number[alter.subtype].name == "AT_AlterColumnType":
+            yield table, position, alter
 
 
 def _commands(text: str) -> list[list[parser.Token]]:

@@ -399,6 +399,8 @@ REFUSED = {
     " UPDATE item SET x = (SELECT name FROM shop WHERE id = shop_id); ALTER TABLE item ALTER x SET NOT NULL",
     "dropping NOT NULL": "ALTER TABLE item ALTER n DROP NOT NULL; UPDATE item SET n = NULL WHERE n = 0",
     "for later rows only": "ALTER TABLE item ADD x int; ALTER TABLE item ALTER x SET DEFAULT 5, ALTER x SET NOT NULL",
+    "cost twice in one change": "ALTER TABLE item ALTER price TYPE int; ALTER TABLE item RENAME price TO cost;"
+    " ALTER TABLE item ALTER cost TYPE text",
     "INSERT in a change": "INSERT INTO shop VALUES (99, 'x')",
 }
 
@@ -440,6 +442,11 @@ TAG = "mapping: {item.tag: {down: 'tag::text'}}\n"
         ),
         (
             "ALTER TABLE item ALTER label TYPE int USING length(label); ALTER TABLE item ALTER label TYPE bigint USING "
+            "label * 2; ALTER TABLE item RENAME label TO tag",
+            "label twice in one change",
+        ),
+        (
+            "ALTER TABLE item ALTER label TYPE int USING length(label); ALTER TABLE item ALTER price TYPE int USING "
             "label * 2; ALTER TABLE item RENAME label TO tag",
             "after another one has computed label",
         ),
