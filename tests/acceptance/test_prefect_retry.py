@@ -104,7 +104,11 @@ def test_a_retried_run_resumes_at_the_failed_phase_on_another_worker(
             place = f"/deployments/{deployment['id']}/create_flow_run"
             # On any day of the week: the window of the example is at the weekend.
             given = {"migration": SPEC, "ignore_window": True, **parameters}
-            return str(api.post(place, json={"parameters": given}).json()["id"])
+            # The server's own database may be busy for a moment.
+            answer = until(
+                lambda: api.post(place, json={"parameters": given}), lambda got: got.status_code < 500, first_log
+            )
+            return str(answer.json()["id"])
 
         def state(run: str) -> str:
             return str(api.get(f"/flow_runs/{run}").json()["state_name"])
