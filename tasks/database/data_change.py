@@ -71,7 +71,7 @@ class _Changing(Batching[UpdateRows | DeleteRows]):
             raise MigrationError(
                 f"Step {self._step.id}: a trigger of {self._action.table} changes the key of the rows that the "
                 "statement changes, so their old values cannot be kept.",
-                remedy="Disable that trigger for the time of the migration, or roll back.",
+                remedy="Roll back, let the trigger leave the key alone, and start again.",
             )
 
     def rows(self, done: psycopg.Cursor[TupleRow]) -> int:
