@@ -25,6 +25,7 @@ from tasks.planning.plan import (
     BuildIndex,
     DeleteRows,
     DropIndex,
+    Gate,
     Plan,
     Reindex,
     ReinsertRows,
@@ -190,3 +191,12 @@ def recorded(connection: psycopg.Connection[TupleRow]) -> list[tuple[Any, ...]]:
 
 def writers(connection: psycopg.Connection[tuple[object, ...]]) -> int:
     return int(row(connection, "SELECT count(*) FROM lockstep.old_write")[0])
+
+
+def failing(target: Target, gate: Gate | None) -> dict[str, list[str]]:
+    """Return the sampled keys of every check of a gate that does not hold."""
+    assert gate is not None
+    assert gate.checks
+    with psycopg.connect(target.conninfo) as connection:
+        results = {check.id: row(connection, check.sql) for check in gate.checks}
+    return {name: list(result[2]) for name, result in results.items() if result[0]}

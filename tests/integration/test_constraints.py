@@ -16,9 +16,9 @@ from tasks.database.index_build import reindex
 from tasks.database.runner import open_runner
 from tasks.planning.errors import StepFailed, UsageError
 from tasks.planning.names import TableName
-from tasks.planning.plan import BuildIndex, Gate, Plan, Reindex, Transaction
+from tasks.planning.plan import BuildIndex, Plan, Reindex, Transaction
 from tests.conftest import AnyServer, _new_database
-from tests.integration.staging import PHASES, carry_out, undo, written
+from tests.integration.staging import PHASES, carry_out, failing, undo, written
 from tests.integration.synthetic import ask, ignore, register, start_phase
 from tests.integration.test_planner import hash_of
 
@@ -122,14 +122,6 @@ def copy(server: AnyServer, shop: Target) -> Iterator[Target]:
 def plans(shop: Target, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
     folder = tmp_path_factory.mktemp("specs")
     return {name: oracle.plan(written(folder, name, change), shop) for name, change in CHANGES.items()}
-
-
-def failing(target: Target, gate: Gate | None) -> dict[str, list[str]]:
-    """Return the sampled keys of every check of a gate that does not hold."""
-    assert gate is not None
-    assert gate.checks
-    results = {check.id: ask(target, check.sql)[0] for check in gate.checks}
-    return {name: list(result[2]) for name, result in results.items() if result[0]}  # type: ignore[call-overload]
 
 
 def steps(plan: Plan, phase: str) -> dict[str, str]:

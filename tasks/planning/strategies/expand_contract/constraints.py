@@ -6,6 +6,7 @@ application's statement must stand; they are made strict by NOT VALID → VALIDA
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import assert_never
 
 from psycopg import sql
@@ -26,6 +27,7 @@ from tasks.planning.strategies.expand_contract.contribution import (
     validate_step,
 )
 from tasks.planning.strategies.expand_contract.kept import index_behind
+from tasks.planning.strategies.expand_contract.mapping import Group
 
 
 def contribute(change: TableChange) -> Contribution:
@@ -206,7 +208,7 @@ def _unique(change: TableChange, constraint: Constraint) -> Contribution:
             f"the constraint {constraint.name} (NULLS NOT DISTINCT) over mapped columns of {change.name}",
             instead="Rows that are not filled yet would collide; use a plain UNIQUE constraint.",
         )
-    if _binds_old_writers(change, constraint.columns):
+    if _makes_alike(change, constraint.columns):
         return demands.key(change, constraint)
     index = index_behind(change, constraint)
     injective.require_twin(change, index)
@@ -225,12 +227,37 @@ def _unique(change: TableChange, constraint: Constraint) -> Contribution:
     return Contribution(constrain=(build, attached), contract_rename=rename)
 
 
-def _binds_old_writers(change: TableChange, columns: tuple[str, ...]) -> bool:
+def _makes_alike(change: TableChange, columns: tuple[str, ...]) -> bool:
     """Whether rows of the old version can be alike: they have the defaults of the new columns, none of them NULL."""
+    return not set(columns) & (change.mapped | change.volatile) and binds_old_writers(change, columns)
+
+
+def binds_old_writers(change: TableChange, columns: tuple[str, ...]) -> bool:
+    """Whether rows of the old version have a value in every one of the new columns among these."""
     new = [column for column in change.new if column.name in columns]
-    return not set(columns) & change.mapped and all(
-        column.default is not None and column.name not in change.volatile for column in new
+    return all(column.default is not None or column.name in change.mapped for column in new)
+
+
+def demanded_references(change: TableChange) -> tuple[Constraint, ...]:
+    """Return the foreign keys over new columns that the old version may break, so that they come in contract."""
+    return tuple(
+        c
+        for c in change.coming_constraints
+        if c.kind == "foreign_key" and not change.is_carried(c) and binds_old_writers(change, c.columns)
     )
+
+
+def _refuse_other_actions(change: TableChange, constraint: Constraint, touched: Sequence[Group]) -> None:
+    """Two foreign keys that say different things of one value must not act both: their order is chance."""
+    renamed = {new: old for group in touched for new, old in zip(group.new.names, group.old.names, strict=True)}
+    old_columns = {renamed.get(name, name) for name in constraint.columns}
+    beside = [c for c in change.before.constraints if c.kind == "foreign_key" and set(c.columns) & old_columns]
+    if touched and beside:
+        raise Unsupported(
+            f"the foreign key {display(constraint.name)} of {change.name}, made anew over a renamed column that "
+            f"{display(beside[0].name)} is over now",
+            instead="Rename the column in one migration, and give it the other foreign key in another one.",
+        )
 
 
 def _foreign_key(change: TableChange, constraint: Constraint) -> Contribution:
@@ -240,6 +267,15 @@ def _foreign_key(change: TableChange, constraint: Constraint) -> Contribution:
             f"the foreign key {constraint.name} over columns of {change.name} that are computed by a mapping",
             instead="A foreign key can follow a renamed column; computed ones come in a later version.",
         )
+    if touched and "SET DEFAULT" in constraint.definition:
+        raise Unsupported(
+            f"the foreign key {display(constraint.name)} of {change.name} (SET DEFAULT) over a renamed column: until "
+            "contract the new column has no default that it could set",
+            instead="Use SET NULL or NO ACTION for the time of the migration.",
+        )
+    if not change.is_carried(constraint) and binds_old_writers(change, constraint.columns):
+        _refuse_other_actions(change, constraint, touched)
+        return demands.foreign_key(change, constraint)
     name = change.temporary_name("fk", constraint.name)
     definition = constraint.definition.removesuffix(" NOT VALID")
     add = change.alter(

@@ -65,7 +65,7 @@ def contribute(change: TableChange) -> Contribution:
 
 def asked(change: TableChange) -> Coming:
     """Return what the target asks of the columns that stay, to be looked at in the rows that are there."""
-    constraints = [c for c in added_constraints(change) if c.validated and predecessor(change, c) is None]
+    constraints = [c for c in added_constraints(change) if c.validated and not _is_kept_to(change, c)]
     checks = [c for c in constraints if c.kind == "check"]
     checks += [a.after for a in altered_constraints(change) if a.became_valid and a.after.kind == "check"]
     return Coming(
@@ -76,6 +76,12 @@ def asked(change: TableChange) -> Coming:
         conditions=tuple((c.name, check_expression(c)) for c in checks),
         foreign_keys=tuple(c for c in constraints if c.kind == "foreign_key"),
     )
+
+
+def _is_kept_to(change: TableChange, constraint: Constraint) -> bool:
+    """Whether the rows keep to what takes a dropped constraint's place: the dropped one asked as much of them."""
+    old = predecessor(change, constraint)
+    return old is not None and old.validated and not is_stricter(old.definition, constraint.definition)
 
 
 def _asked_keys(change: TableChange) -> tuple[UniqueKey, ...]:
@@ -150,7 +156,7 @@ def _constraint(change: TableChange, constraint: Constraint) -> Contribution:
         case "check":
             return check(change, constraint)
         case "foreign_key":
-            return _foreign_key(change, constraint)
+            return foreign_key(change, constraint)
         case "unique" | "primary_key":
             return key(change, constraint)
         case "exclusion":
@@ -189,69 +195,80 @@ def check(change: TableChange, constraint: Constraint) -> Contribution:
     return Contribution(enforce=steps, demands=(_demand(change, constraint),)) + _renamed(change, name, constraint.name)
 
 
-def _foreign_key(change: TableChange, constraint: Constraint) -> Contribution:
+def foreign_key(change: TableChange, constraint: Constraint) -> Contribution:
+    """Return a foreign key that the old version may break."""
     old = predecessor(change, constraint)
-    if old is not None and ("MATCH FULL" in constraint.definition) <= ("MATCH FULL" in old.definition):
+    if old is not None:
         return _exchanged(change, old, constraint)
     name = _free_name(change, "newfk", constraint)
-    steps = _referring(change, "contract", constraint, name)
+    steps = _referring(change, constraint, name)
     notes = (*_index_note(change, constraint), *_acting_note(change, constraint))
     total = Contribution(enforce_references=steps, demands=(_demand(change, constraint),), notes=notes)
     return total + _renamed(change, name, constraint.name)
 
 
 def _exchanged(change: TableChange, old: Constraint, constraint: Constraint) -> Contribution:
-    """The same reference with other actions: the new one stands beside the old one, then takes its place.
+    """The same reference with other actions: one goes and the other comes in one moment.
+
+    Never do both act. PostgreSQL fires them in the order of their triggers' names, which end in OIDs compared as text:
+    whether CASCADE or SET NULL comes first is chance, and so whether the running version's DELETE fails, keeps rows or
+    takes them along. The rows kept to the old one, so that the new one can be validated later.
 
     A DELETE that the old one refuses and the new one cascades has to work for the new version from the switch on; one
-    that is to be refused may be refused only when the old version is gone.
+    that is to be refused, or to act in another way, may be only when the old version is gone.
     """
-    name = own_name("newfk", change.migration, *change.name, constraint.name)
     parent = old.references or change.name
-    restored = (
-        change.alter("RENAME CONSTRAINT {a} TO {b}", a=sql.Identifier(constraint.name), b=sql.Identifier(name)),
-        _added(change, old, old.name),
-        *constraint_comment(change, old, old.name),
-    )
-    undo: tuple[Action, ...] = (Transaction(statements=restored),)
-    if old.validated:
-        undo += (long_transaction(change.alter("VALIDATE CONSTRAINT {c}", c=sql.Identifier(old.name))),)
+    drop = _dropped(change, constraint.name).statements
+    back = restored(change, old)
+    undo: tuple[Action, ...] = (Transaction(statements=(*drop, *back[0].statements)), *back[1:])
     swap = short_step(
         change,
         f"exchange/foreign-key/{change.name}.{constraint.name}",
         f"Let the new {display(constraint.name)} of {change.name} take the place of the old one",
         (
-            change.alter("DROP CONSTRAINT {c}", c=sql.Identifier(old.name)),
-            change.alter("RENAME CONSTRAINT {a} TO {b}", a=sql.Identifier(name), b=sql.Identifier(constraint.name)),
+            *_dropped(change, old.name).statements,
+            _added(change, constraint, constraint.name),
+            *constraint_comment(change, constraint, constraint.name),
         ),
         undo=undo,
     )
-    swap = _locking(swap, change.name, parent, "ACCESS EXCLUSIVE")
-    built = Contribution(constrain=_referring(change, "constrain", constraint, name))
-    if _refuses_less(old.definition, constraint.definition):
-        return built + Contribution(opening_references=(swap,))
-    return built + Contribution(enforce_references=(swap,), demands=(_demand(change, constraint),))
+    steps: tuple[Step, ...] = (_locking(swap, change.name, parent, "ACCESS EXCLUSIVE"),)
+    if constraint.validated:
+        steps += (_validating(change, "exchange", constraint.name, parent),)
+    if _lets_in(old.definition, constraint.definition):
+        return Contribution(opening_references=steps)
+    return Contribution(enforce_references=steps, demands=(_demand(change, constraint),))
 
 
-def _refuses_less(old: str, new: str) -> bool:
-    return set(_ACTING.findall(new)) > set(_ACTING.findall(old))
+def _lets_in(old: str, new: str) -> bool:
+    """Whether the new definition does something where the old one refused, and otherwise the same."""
+    had, has = set(_ACTING.findall(old)), set(_ACTING.findall(new))
+    return had < has and len({event for event, _ in has}) == len(has) and not is_stricter(old, new)
 
 
-def _referring(change: TableChange, phase: str, constraint: Constraint, name: str) -> tuple[Step, ...]:
+def is_stricter(old: str, new: str) -> bool:
+    return "MATCH FULL" in new and "MATCH FULL" not in old
+
+
+def _referring(change: TableChange, constraint: Constraint, name: str) -> tuple[Step, ...]:
     """Return the steps that add a foreign key and validate it; each holds its locks on both tables briefly."""
     parent = constraint.references or change.name
     added = short_step(
         change,
-        f"{phase}/foreign-key/{change.name}.{name}",
+        f"contract/foreign-key/{change.name}.{name}",
         f"Add the foreign key {display(constraint.name)} of {change.name}, rows that are there not yet looked at",
         (_added(change, constraint, name), *constraint_comment(change, constraint, name)),
         undo=(_dropped(change, name),),
     )
     steps: tuple[Step, ...] = (_locking(added, change.name, parent, "SHARE ROW EXCLUSIVE"),)
     if constraint.validated:
-        validated = validate_step(change, f"{phase}/validate/{change.name}.{name}", name)
-        steps += (validated.model_copy(update={"locks": (*validated.locks, LockUse(table=parent, mode="ROW SHARE"))}),)
+        steps += (_validating(change, "contract", name, parent),)
     return steps
+
+
+def _validating(change: TableChange, phase: str, name: str, parent: TableName) -> Step:
+    step = validate_step(change, f"{phase}/validate/{change.name}.{name}", name)
+    return step.model_copy(update={"locks": (*step.locks, LockUse(table=parent, mode="ROW SHARE"))})
 
 
 def key(change: TableChange, constraint: Constraint) -> Contribution:
@@ -338,7 +355,7 @@ def _added(change: TableChange, constraint: Constraint, name: str) -> str:
     return change.alter("ADD CONSTRAINT {c} {d}", c=sql.Identifier(name), d=verbatim(definition))
 
 
-def restored(change: TableChange, constraint: Constraint) -> tuple[Action, ...]:
+def restored(change: TableChange, constraint: Constraint) -> tuple[Transaction, ...]:
     """Return the actions that bring a dropped CHECK or foreign key back as it was."""
     add = (_added(change, constraint, constraint.name), *constraint_comment(change, constraint, constraint.name))
     if not constraint.validated:
@@ -386,7 +403,8 @@ def _acting_note(change: TableChange, constraint: Constraint) -> tuple[Note, ...
     )
 
 
-_ACTING = re.compile(r"ON (DELETE|UPDATE) (?:CASCADE|SET)")
+_ACTING = re.compile(r"ON (DELETE|UPDATE) (CASCADE|SET (?:NULL|DEFAULT)(?: \([^)]*\))?)")
+"""What a foreign key does by itself, and on what."""
 
 
 def _index_note(change: TableChange, constraint: Constraint) -> tuple[Note, ...]:

@@ -21,7 +21,7 @@ from tasks.planning.checks.suites import (
 from tasks.planning.checks.uniqueness import unique_key
 from tasks.planning.names import DUE_COLUMN, TableName
 from tasks.planning.plan import BuildIndex, Gate, MappedGroup
-from tasks.planning.strategies.expand_contract import data, demands, sync
+from tasks.planning.strategies.expand_contract import constraints, data, demands, sync
 from tasks.planning.strategies.expand_contract.apart import Apart
 from tasks.planning.strategies.expand_contract.contribution import check_expression
 from tasks.planning.strategies.expand_contract.kept import dropped_constraints, dropped_indexes
@@ -61,7 +61,7 @@ class Gates:
 
     def contract(self) -> Gate:
         scope, groups = self._scope(self._from_switch), [group.from_switch for group in self._groups]
-        asked = [replace(self._asked(work), table=self._from_switch(work)) for work in self._works]
+        asked = [self._asked_from_switch(work) for work in self._works]
         promised = self._promised_from_switch()
         return contract_gate(self._around.migration, scope, groups, promised, asked, counted=self._counted)
 
@@ -106,6 +106,12 @@ class Gates:
         """Return the demands on columns that stay, but for references to what is not there yet."""
         asked = demands.asked(work.change)
         return replace(asked, foreign_keys=tuple(key for key in asked.foreign_keys if self._has_parent(key)))
+
+    def _asked_from_switch(self, work: Work) -> Coming:
+        """Return the same with the demands on columns that are there by now."""
+        asked = self._asked(work)
+        there = tuple(c for c in constraints.demanded_references(work.switched) if c.validated)
+        return replace(asked, table=self._from_switch(work), foreign_keys=(*asked.foreign_keys, *there))
 
     def _has_parent(self, foreign_key: Constraint) -> bool:
         parent = self._around.before.table(foreign_key.references) if foreign_key.references else None

@@ -109,12 +109,13 @@ def assemble(works: Sequence[Work], around: Surroundings, apart: Apart = NOTHING
         phases.append(_backfill(works, gates))
     constrain = tuple(step for work in works for step in work.parts.constrain)
     constrain += tuple(step for work in works for step in work.parts.constrain_after)
-    if constrain or groups:
-        phases.append(_constrain(constrain, gates))
+    opened = () if has_switch else let_in
+    if constrain or groups or _scans(opened):
+        phases.append(_constrain((*constrain, *opened), gates))
+    elif opened:
+        phases[-1] = phases[-1].model_copy(update={"steps": (*phases[-1].steps, *opened)})
     if has_switch:
         phases.append(_switch(works, let_in, around, apart))
-    else:
-        phases[-1] = phases[-1].model_copy(update={"steps": (*phases[-1].steps, *let_in)})
     if has_contract:
         phases.append(_contract(works, gates, around, apart))
     return tuple(phases)
@@ -129,6 +130,11 @@ def _let_in(works: Sequence[Work]) -> tuple[Step, ...]:
     references = [step for work in works for step in work.parts.opening_references]
     opening = [step for work in works for step in work.parts.opening]
     return (*references, *opening, *(step for work in works for step in work.parts.retype))
+
+
+def _scans(steps: Iterable[Step]) -> bool:
+    """Whether one of the steps may read a whole table, or wait for every transaction."""
+    return any(step.statement_timeout_ms >= LONG_STATEMENT_TIMEOUT_MS for step in steps)
 
 
 # ----------------------------------------------------------------------------------------------- phases
@@ -225,6 +231,7 @@ def _switch(works: Sequence[Work], let_in: tuple[Step, ...], around: Surrounding
         "version may run beside it.",
         steps=tuple(steps),
         approval=Approval(question=question) if "switch" in around.approvals else None,
+        heavy=_scans(let_in),
     )
 
 
@@ -287,7 +294,7 @@ def _contract(works: Sequence[Work], gates: Gates, around: Surroundings, apart: 
         gate_before=gates.contract() if works or apart.counted else None,
         gate_after=gates.final() if works else None,
         approval=Approval(question=_last_question(works, apart)) if "contract" in around.approvals else None,
-        heavy=any(step.statement_timeout_ms >= LONG_STATEMENT_TIMEOUT_MS for step in demanding),
+        heavy=_scans(demanding),
     )
 
 
