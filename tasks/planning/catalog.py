@@ -31,6 +31,8 @@ class Column(Snapshot):
     identity: Literal["", "a", "d"] = ""
     collation: str | None = None
     """Only when it differs from the type's own."""
+    deterministic: bool = True
+    """Whether only equal texts are equal under the collation in force: one that ignores case is not."""
     has_equality: bool = True
     """Whether the type has a default B-tree or hash equality (json, xml, point and others have none)."""
     storage: str = ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.planning.strategies.expand_contract.injective import is_injective
+from tasks.planning.catalog import Column
+from tasks.planning.strategies.expand_contract.injective import is_injective, keeps_apart
 
 TYPES = {
     "small": "integer", "exact": "numeric(8,2)", "ratio": "double precision", "word": "character varying(10)",
@@ -55,3 +56,13 @@ def test_different_values_stay_different(expression: str) -> None:
 )
 def test_values_that_could_become_one(expression: str) -> None:
     assert not is_injective(expression, TYPES)
+
+
+def test_a_collation_that_ignores_case_keeps_no_more_apart_than_itself() -> None:
+    plain = Column(name="a", attnum=1, type="text", not_null=False)
+    loose = plain.model_copy(update={"collation": "public.without_case", "deterministic": False})
+    stricter = loose.model_copy(update={"collation": "public.without_accents"})
+    assert keeps_apart(loose, plain)
+    assert keeps_apart(loose, loose)
+    assert not keeps_apart(plain, loose)
+    assert not keeps_apart(stricter, loose)

@@ -69,6 +69,7 @@ SELECT
     a.attgenerated::text AS generated,
     a.attidentity::text AS identity,
     CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', cn.nspname, co.collname) END AS collation,
+    coalesce(co.collisdeterministic, true) AS deterministic,
     e.has_equality,
     CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::text ELSE '' END AS storage,
     nullif(a.attstattarget, -1)::int AS statistics_target,

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 
 from psycopg import sql
 
-from tasks.planning.catalog import Index
+from tasks.planning.catalog import Column, Index
 from tasks.planning.checks.uniqueness import unique_key
 from tasks.planning.errors import Unsupported
 from tasks.planning.expressions import is_same
 from tasks.planning.strategies.expand_contract.contribution import TableChange
+from tasks.planning.strategies.expand_contract.mapping import Side
 
 _IDENTIFIER = r'(?:"(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
 _WIDENING = re.compile(rf"^(?P<column>{_IDENTIFIER})::(?P<type>integer|bigint|text|numeric|character varying)$")
@@ -80,6 +81,11 @@ def is_injective_or_raises(expression: str, types: Mapping[str, str]) -> bool:
     )
 
 
+def keeps_apart(source: Column, receiver: Column) -> bool:
+    """Return whether values that the source's collation tells apart are told apart by the receiver's, too."""
+    return receiver.deterministic or (source.type, source.collation) == (receiver.type, receiver.collation)
+
+
 def _closes_at_end(text: str) -> bool:
     depth = 0
     for position, character in enumerate(text):
@@ -96,18 +102,25 @@ def require(change: TableChange, constraint: str, columns: tuple[str, ...], way:
     """
     types = {column.name: column.type for column in (*change.before.columns, *change.new)}
     for group in change.groups:
-        side, assignments = (group.new, group.up) if way == "up" else (group.old, group.down)
+        side, source = (group.new, group.old) if way == "up" else (group.old, group.new)
+        assignments = group.up if way == "up" else group.down
         for assignment in assignments:
             if assignment.column in columns and assignment.column in side.names:
-                if len(side.columns) == 1 and is_injective(assignment.expression, types):
+                alone = len(side.columns) == 1 and all(keeps_apart(one, side.columns[0]) for one in source.columns)
+                if alone and is_injective(assignment.expression, types):
                     continue
                 raise Unsupported(
                     f"the unique constraint {constraint} of {change.name} over {assignment.column}, which is computed "
-                    f"as {assignment.expression}: two values could become one, and the application's statement would "
-                    "fail",
+                    f"as {assignment.expression}{_collated(side)}: two values could become one, and the application's "
+                    "statement would fail",
                     instead="Use a mapping that keeps different values different (a rename, a widening cast, AT TIME "
                     "ZONE 'UTC'), or drop the constraint in a migration of its own first.",
                 )
+
+
+def _collated(side: Side) -> str:
+    listed = ", ".join(column.collation or "its type's own" for column in side.columns if not column.deterministic)
+    return f" under the collation {listed}" if listed else ""
 
 
 def require_twin(change: TableChange, coming: Index) -> None:

@@ -69,9 +69,12 @@ def require_keys(change: TableChange) -> None:
     for name, columns in keyed_columns:
         for column in sorted(set(columns) & change.moved_new):
             group = change.group_of(column)
-            if not injective.is_injective(group.up[0].expression, types):
+            old, new = group.old.columns[0], group.new.columns[0]
+            if not injective.is_injective(group.up[0].expression, types) or not injective.keeps_apart(old, new):
                 raise _merging(change, name, column, group.up[0].expression)
-            if group.down and not injective.is_injective_or_raises(group.down[0].expression, types):
+            if group.down and not (
+                injective.is_injective_or_raises(group.down[0].expression, types) and injective.keeps_apart(new, old)
+            ):
                 raise _merging(change, name, column, group.down[0].expression)
     for constraint in keyed:
         for column in sorted(set(constraint.columns) & change.moved_new):
@@ -91,7 +94,7 @@ def require_keys(change: TableChange) -> None:
 def _merging(change: TableChange, name: str, column: str, expression: str) -> Unsupported:
     return Unsupported(
         f"the key {name} of {change.name} over {display(column)}, which is converted by {expression}: two values could "
-        "become one, and the application's statement would fail",
+        "become one under its type and collation, and the application's statement would fail",
         instead="Use a conversion that keeps different values different (a widening cast), or drop the constraint in "
         "a migration of its own first.",
     )
