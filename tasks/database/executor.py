@@ -24,7 +24,7 @@ from tasks.database.hours import AnyTime, Hours
 from tasks.database.index_build import IndexConflict, build_index, drop_index, reindex
 from tasks.database.lease import LOCK_TIMEOUT_MS, RECONNECTIONS, Lease
 from tasks.database.ledger import Ledger
-from tasks.database.locks import Blocker, Patience, Watch, lock_not_acquired, watch_interval
+from tasks.database.locks import Blocker, Patience, lock_not_acquired, watch
 from tasks.database.progress import Progress, Report
 from tasks.database.snapshots import await_snapshots
 from tasks.database.throttle import Throttle
@@ -250,13 +250,17 @@ class Executor:
             nonlocal tries, blockers, waiting
             tries += 1
             pid = self._lease.session("work").info.backend_pid
-            watch = Watch(self._lease.session("monitor"), pid, interval=watch_interval(lock_timeout_ms))
+            looking = watch(self._lease.session("monitor"), pid, lock_timeout_ms=lock_timeout_ms)
             try:
-                with watch:
+                with looking:
                     work()
+            except psycopg.errors.QueryCanceled:
+                if looking.gave_way:
+                    raise psycopg.errors.DeadlockDetected("gave way to a session that it waited for") from None
+                raise
             finally:
-                blockers = watch.blockers or blockers
-                waiting = watch.waiting
+                blockers = looking.blockers or blockers
+                waiting = looking.waiting
 
         try:
             self._patience.retrying()(once)

@@ -1,7 +1,8 @@
 """Waiting for locks: short tries with full jitter, and a look at who is in the way.
 
 A lock request that waits makes everybody behind it wait too, so a step waits only for its own short lock_timeout,
-gives up its place, and tries again later. While it waits, `Watch` looks from another session at who blocks it.
+gives up its place, and tries again later. While it waits, `Watch` looks from another session at who blocks it. What
+has to wait for the application's transactions, as every concurrent index build does, gives way to them (`GivingWay`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import psycopg
 import tenacity
 from psycopg.rows import TupleRow, class_row
 
+from tasks.database.connection import below_deadlock_timeout
 from tasks.database.failures import LOCK_REFUSED
 from tasks.database.queries import queries
 from tasks.planning.errors import LockNotAcquired
@@ -27,6 +29,8 @@ _SQL = queries("locks")
 # Where the first literal, number, comment or parameter of a query begins.
 _FIRST_VALUE = re.compile(r"""'|\$|--|/\*|(?<![\w"])\d|\b[eEbBxXnN](?=')|\b[uU]&(?=')""")
 MAX_QUERY = 120
+CIRCLE_MS = 100
+"""How often to look for a circle of waiting, at the least; PostgreSQL's deadlock_timeout is a second by default."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ class Watch:
         self.blockers: tuple[Blocker, ...] = ()
         self.waiting = False
         """Whether the backend was waiting for somebody at the last look."""
+        self.gave_way = False
+        """Whether it was cancelled, for somebody who waits for it."""
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -122,16 +128,47 @@ class Watch:
     def _look(self) -> None:
         while not self._end.wait(self._interval):
             try:
-                found = blockers_of(self._monitor, self._pid)
+                self.look()
             except psycopg.Error:
                 return  # names are a courtesy; the step itself notices a lost connection
-            self.blockers = found or self.blockers
-            self.waiting = bool(found)
+
+    def look(self) -> None:
+        """Look once."""
+        found = blockers_of(self._monitor, self._pid)
+        self.blockers = found or self.blockers
+        self.waiting = bool(found)
+
+
+class GivingWay(Watch):
+    """Watches what waits without a short limit, and cancels it where somebody for whom it waits waits for it.
+
+    CREATE INDEX CONCURRENTLY waits for a transaction of the application's; if that one then asks for a lock on the
+    table, it is the one to look for a circle and its victim: PostgreSQL looks once a wait, after `deadlock_timeout`.
+    """
+
+    def __init__(self, monitor: Connection, pid: int) -> None:
+        interval = below_deadlock_timeout(monitor, CIRCLE_MS) / 1000
+        super().__init__(monitor, pid, interval=interval)
+
+    def look(self) -> None:
+        waiting, cancelled = self._monitor.execute(_SQL["give_way"], {"pid": self._pid}).fetchone() or (False, None)
+        self.gave_way = self.gave_way or bool(cancelled)
+        if waiting and not cancelled:
+            super().look()
+        else:
+            self.waiting = bool(waiting)
+
+
+def watch(monitor: Connection, pid: int, *, lock_timeout_ms: int) -> Watch:
+    """Return the watch over the backend ``pid``; ``lock_timeout_ms`` is 0 for what waits without a short limit."""
+    if lock_timeout_ms:
+        return Watch(monitor, pid, interval=watch_interval(lock_timeout_ms))
+    return GivingWay(monitor, pid)
 
 
 def watch_interval(lock_timeout_ms: int) -> float:
-    """Return how often to look, in seconds: twice within a lock_timeout, every two seconds where there is none."""
-    return min(2.0, max(0.02, lock_timeout_ms / 2500)) if lock_timeout_ms else 2.0
+    """Return how often to look, in seconds: twice within a lock_timeout."""
+    return min(2.0, max(0.02, lock_timeout_ms / 2500))
 
 
 def lock_not_acquired(

@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
@@ -16,10 +17,11 @@ from psycopg.conninfo import make_conninfo
 
 from tasks.database.connection import Target
 from tasks.database.runner import open_runner
-from tasks.planning.plan import LockUse
+from tasks.planning.plan import Action, DropIndex, LockUse, Reindex
 from tests.integration.filling import WRONG, expanded
-from tests.integration.journey import execute, only
+from tests.integration.journey import eventually, execute, only
 from tests.integration.synthetic import (
+    INDEX,
     NAME,
     READINGS,
     ask,
@@ -28,6 +30,7 @@ from tests.integration.synthetic import (
     phase,
     plan,
     register,
+    step,
     transaction,
 )
 
@@ -167,6 +170,79 @@ def test_a_step_over_two_tables_gives_way_to_whoever_holds_the_second(database: 
     assert ask(database, "SELECT litres FROM readings WHERE id = 7") == [(5,)]
     added = "SELECT count(*) FROM pg_constraint WHERE conrelid = 'readings'::regclass AND contype = 'f'"
     assert only(database, added) == 1
+
+
+CONCURRENTLY: dict[str, Action] = {
+    "build": INDEX,
+    "rebuild": Reindex(table=READINGS, index="readings_litres"),
+    "drop": DropIndex(table=READINGS, index="readings_litres"),
+}
+INDEXES = (
+    "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'readings'::regclass AND indisvalid ORDER BY 1"
+)
+LEFT = {
+    "build": ["readings_litres", "readings_millilitres", "readings_pkey"],
+    "rebuild": ["readings_litres", "readings_pkey"],
+    "drop": ["readings_pkey"],
+}
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize("what", CONCURRENTLY)
+@pytest.mark.parametrize("may_choose", [True, False])
+def test_what_waits_for_a_transaction_gives_way_when_that_asks_for_the_table(
+    database: Target, what: str, may_choose: bool
+) -> None:
+    """PostgreSQL looks for a circle once a wait, from its end: here the application would be the one to find it."""
+    with database_or_migrator(database, may_choose=may_choose) as target:
+        create_readings(target, 100)
+        ask(target, "ALTER TABLE readings ADD millilitres bigint; CREATE INDEX readings_litres ON readings (litres)")
+        register(target, plan(phase("one", step("one/index", CONCURRENTLY[what]))))
+        with psycopg.connect(database.conninfo) as application, ThreadPoolExecutor(1) as pool:
+            application.execute("UPDATE readings SET litres = 5 WHERE id = 7")
+            done = pool.submit(run_one, target)
+            _until_waiting(database)
+            application.execute("LOCK TABLE readings IN SHARE ROW EXCLUSIVE MODE")
+            application.execute("UPDATE readings SET litres = 6 WHERE id = 7")
+            application.commit()
+            done.result(timeout=60)
+        assert ask(database, "SELECT litres FROM readings WHERE id = 7") == [(6,)]
+        assert [name for (name,) in ask(database, INDEXES)] == LEFT[what]
+
+
+def test_a_build_by_a_role_that_may_not_choose_gives_way_to_an_alter_table(database: Target) -> None:
+    """The ALTER waits for the build's lock, and from the end of its last pass on the build for the ALTER's snapshot."""
+    with migrator(database) as target:
+        create_readings(target, 100)
+        ask(target, "ALTER TABLE readings ADD millilitres bigint")
+        register(target, plan(phase("one", step("one/index", INDEX))))
+        with psycopg.connect(database.conninfo) as application, ThreadPoolExecutor(2) as pool:
+            application.execute("UPDATE readings SET litres = 5 WHERE id = 7")
+            done = pool.submit(run_one, target)
+            _until_waiting(database)
+            altered = pool.submit(ask, target, "ALTER TABLE readings ALTER litres SET DEFAULT 0")
+            eventually(lambda: only(database, WAITING_ALTER) == 1, "the ALTER waits for the build")
+            application.commit()
+            altered.result(timeout=60)
+            done.result(timeout=60)
+        assert [name for (name,) in ask(database, INDEXES)] == ["readings_millilitres", "readings_pkey"]
+
+
+WAITING_ALTER = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
+
+
+def run_one(target: Target) -> None:
+    with open_runner(target, NAME) as runner:
+        runner.run_phase("one", ignore)
+
+
+@contextmanager
+def database_or_migrator(database: Target, *, may_choose: bool) -> Iterator[Target]:
+    if may_choose:
+        yield database
+        return
+    with migrator(database) as target:
+        yield target
 
 
 def _until_waiting(target: Target) -> None:

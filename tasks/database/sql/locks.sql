@@ -10,6 +10,17 @@ SELECT b.pid, coalesce(a.application_name, '') AS application, coalesce(a.usenam
   LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = b.pid
  ORDER BY 5 DESC NULLS LAST
 
+-- name: give_way
+-- Whether the session waits for a lock; it is cancelled if one of those that it waits for, at any distance, waits for it.
+WITH RECURSIVE ahead (pid) AS (
+    SELECT unnest(pg_catalog.pg_blocking_pids(a.pid)) FROM pg_catalog.pg_stat_activity AS a
+     WHERE a.pid = %(pid)s AND a.wait_event_type = 'Lock'
+    UNION
+    SELECT unnest(pg_catalog.pg_blocking_pids(ahead.pid)) FROM ahead
+)
+SELECT EXISTS (SELECT FROM ahead),
+       (SELECT pg_catalog.pg_cancel_backend(ahead.pid) FROM ahead WHERE ahead.pid = %(pid)s)
+
 -- name: table_holders
 -- Other sessions that may hold rows of the table: those with a lock on it that writes or row locks take.
 SELECT DISTINCT b.pid, coalesce(a.application_name, '') AS application, coalesce(a.usename::text, '') AS role,
