@@ -22,10 +22,13 @@ from tests.benchmarks import contest, picture
 from tests.benchmarks.contest import Measured
 from tests.benchmarks.load import CLIENTS, Weather, migrate_under_load, percentile
 from tests.benchmarks.stage import Stage, machine, settings, stage
+from tests.benchmarks.waits import longest_for_a_lock, reasons
 
 UPDATE, LOCKSTEP, UNKNOWN, PGROLL = "one UPDATE", "Lockstep", "Lockstep, never analysed", "pgroll"
 
 PARTS = ("fills", "load")
+STALL_MS = 50
+"""What is looked into."""
 _GOALS = ("| what | goal | measured | |", "|---|---|---|---|")
 
 Contestant = Callable[[Target], Measured]
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
             rows = given.load_rows or given.rows
             say(f"\n{rows:,} rows, {CLIENTS} clients through both shapes, load average {os.getloadavg()[0]:.1f}:\n")
             weather = migrate_under_load(place, rows, given.calm, Path(folder))
-            for line in (*load_goals(weather), "", *statements(weather)):
+            for line in (*load_goals(weather), "", *statements(weather), "", *stalls(weather)):
                 say(line)
             if given.out is not None:
                 given.out.mkdir(parents=True, exist_ok=True)
@@ -109,6 +112,8 @@ def load_goals(weather: Weather) -> Iterator[str]:
         f" | {_mark(weather.lost == 0)} |"
     )
     yield f"| longest application stall | < 100 ms | {worst:.0f} ms | {_mark(worst < 100)} |"
+    lock = longest_for_a_lock([wait for wait in weather.waits if weather.migration.holds(wait.at)])
+    yield f"| its longest wait for a lock, sampled | < 100 ms | {lock:.0f} ms | {_mark(lock < 100)} |"
     for error in weather.errors[:5]:
         yield f"| error | | {error} | |"
 
@@ -143,6 +148,16 @@ def statements(weather: Weather) -> Iterator[str]:
             f" | {percentile(found, 0.5):.1f} | {percentile(found, 0.99):.1f} | {percentile(found, 0.999):.1f}"
             f" | {max((timing.milliseconds for timing in found), default=0.0):.0f} |"
         )
+
+
+def stalls(weather: Weather) -> Iterator[str]:
+    """Yield what the application waited for in its stalls, before the migration and during it, line by line."""
+    yield f"| stalls over {STALL_MS} ms | during | how many | the longest, ms |"
+    yield "|---|---|---|---|"
+    for span in (weather.calm, weather.migration):
+        long = [timing for timing in weather.during(span) if timing.milliseconds > STALL_MS]
+        for event, found in reasons(long, weather.waits).items():
+            yield f"| {event} | {span.name} | {len(found)} | {found[0]:.0f} |"
 
 
 def _median(found: Sequence[Measured], what: Callable[[Measured], float]) -> float:

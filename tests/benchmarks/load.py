@@ -25,6 +25,7 @@ from tasks.database.ledger import Ledger
 from tasks.planning.checks.sync import RECONNECT_SECONDS
 from tasks.planning.plan import Backfill
 from tests.benchmarks.stage import Stage
+from tests.benchmarks.waits import Wait, Waits
 
 DATABASE = "drink-water"
 INTAKES_PER_USER = 40
@@ -40,6 +41,9 @@ class Span:
     name: str
     begin: float
     end: float
+
+    def holds(self, moment: float) -> bool:
+        return self.begin <= moment < self.end
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,11 @@ class Weather:
     """Rows that differ from what the application was told is written, through either shape, and wrong readings."""
     compared: int
     """Rows compared."""
+    waits: tuple[Wait, ...]
+    """What the application's sessions were seen waiting for, in seconds since the run's begin."""
 
     def during(self, span: Span) -> tuple[Timing, ...]:
-        return tuple(timing for timing in self.timings if span.begin <= timing.sent < span.end)
+        return tuple(timing for timing in self.timings if span.holds(timing.sent))
 
 
 def migrate_under_load(stage: Stage, rows: int, calm_seconds: float, folder: Path) -> Weather:
@@ -78,6 +84,7 @@ def migrate_under_load(stage: Stage, rows: int, calm_seconds: float, folder: Pat
         terminal.warm_up()
         run = _Run(target, terminal, _without_window(folder))
         application = stack.enter_context(Application(target.conninfo, pace=Pace(pause=THINKING)))
+        waits = stack.enter_context(Waits(target.conninfo))
         began, wall = time.monotonic(), time.time()
         application.set_shapes(old=CLIENTS, new=0)
         time.sleep(calm_seconds)
@@ -104,6 +111,7 @@ def migrate_under_load(stage: Stage, rows: int, calm_seconds: float, folder: Pat
             errors=tuple(f"{error.shape} {error.statement}: {error.sqlstate}" for error in report.errors),
             lost=len(comparison.discrepancies) + len(report.discrepancies),
             compared=comparison.intakes,
+            waits=tuple(wait._replace(at=wait.at - began) for wait in waits.seen),
         )
 
 

@@ -28,6 +28,7 @@ SETTINGS: tuple[tuple[str, str], ...] = (
     ("shared_buffers", "1GB"),
     ("maintenance_work_mem", "256MB"),
     ("max_wal_size", "16GB"),
+    ("min_wal_size", "4GB"),
     ("checkpoint_timeout", "15min"),
 )
 """What a server of this size would have in production; everything else, autovacuum included, as PostgreSQL has it."""
