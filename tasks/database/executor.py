@@ -167,7 +167,7 @@ class Executor:
             case Reindex():
                 self._patiently(step, partial(self._reindex, step, action))
             case Analyze():
-                self._patiently(step, partial(self._analyze, step, action))
+                self._patiently(step, partial(self._analyze, step, action), lock_timeout_ms=step.lock_timeout_ms)
             case AwaitSnapshots():
                 self._await(step, report)
             case Backfill():
@@ -242,7 +242,10 @@ class Executor:
         )
 
     def _patiently(self, step: Step, work: Callable[[], None], *, lock_timeout_ms: int = 0) -> None:
-        """Repeat work while its lock is refused; raises LockNotAcquired, which names who was in the way."""
+        """Repeat work while its lock is refused; raises LockNotAcquired, which names who was in the way.
+
+        Without a short ``lock_timeout_ms`` it is work that itself waits for transactions, and gives way to them.
+        """
         began, tries, blockers = time.monotonic(), 0, tuple[Blocker, ...]()
         waiting = False
 
@@ -263,7 +266,8 @@ class Executor:
                 waiting = looking.waiting
 
         try:
-            self._patience.retrying()(once)
+            retrying = self._patience.retrying() if lock_timeout_ms else self._patience.by_tries()
+            retrying(once)
         except (*LOCK_REFUSED, psycopg.errors.QueryCanceled) as error:
             if isinstance(error, psycopg.errors.QueryCanceled):
                 if (due := self._hours.ended()) is not None:

@@ -51,6 +51,10 @@ class Patience:
             reraise=True,
         )
 
+    def by_tries(self) -> tenacity.Retrying:
+        """Return the loop for what works for long before it has to give way: its work is no waiting."""
+        return self.retrying().copy(stop=tenacity.stop_after_attempt(self.tries))
+
 
 @dataclass(frozen=True)
 class Blocker:
