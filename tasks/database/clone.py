@@ -54,7 +54,8 @@ one, what the newer one prints of an inherited NOT NULL, for one, is a syntax er
 
 DUMP_LOCK_WAIT_MS = 5_000
 DUMP_TIMEOUT_S = 600
-CREATE_TIMEOUT_MS = 60_000
+DATABASE_TIMEOUT_MS = 60_000
+"""How long a CREATE or DROP DATABASE may wait for a lock, or last."""
 RESTORE_BATCH = 200
 """Statements sent at once: each batch is one transaction, whose locks have to fit the server's lock table."""
 
@@ -160,7 +161,7 @@ class SchemaClone:
             sql.Identifier(name), sql.Identifier(template)
         )
         with connect(self._scratch, role="scratch") as conn:
-            session_limits(conn, lock_timeout_ms=CREATE_TIMEOUT_MS, statement_timeout_ms=CREATE_TIMEOUT_MS)
+            session_limits(conn, lock_timeout_ms=DATABASE_TIMEOUT_MS, statement_timeout_ms=DATABASE_TIMEOUT_MS)
             try:
                 conn.execute(statement)
             except psycopg.errors.InsufficientPrivilege:
@@ -193,8 +194,18 @@ class SchemaClone:
             return
         with connect(self._scratch, role="scratch") as conn:
             while self._made:
-                drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(self._made[-1]))
-                conn.execute(drop)
+                name = self._made[-1]
+                try:
+                    _drop(conn, name)
+                except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+                    raise MigrationError(
+                        f"The scratch database {name} on {self._scratch.address} could not be dropped within "
+                        f"{DATABASE_TIMEOUT_MS / 1000:g} s: another session may hold a lock on it.",
+                        safety="Nothing was touched: it is empty, and no other database was changed.",
+                        remedy="End that session, then run  "
+                        + " ".join(f"DROP DATABASE {left};" for left in self._made)
+                        + "  and plan again.",
+                    ) from None
                 self._made.pop()
 
 
@@ -204,7 +215,14 @@ def _drop_abandoned(scratch: Target) -> None:
         for name in _names(conn, "SELECT datname FROM pg_database"):
             owner = re.match(rf"{SCRATCH_PREFIX}(\d+)_", name)
             if owner and not psutil.pid_exists(int(owner[1])):
-                conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+                # One that cannot go now does not keep anybody from planning: the next plan tries again.
+                with contextlib.suppress(psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+                    _drop(conn, name)
+
+
+def _drop(conn: psycopg.Connection[TupleRow], name: str) -> None:
+    session_limits(conn, lock_timeout_ms=DATABASE_TIMEOUT_MS, statement_timeout_ms=DATABASE_TIMEOUT_MS)
+    conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tasks.database.clone import SCRATCH_PREFIX, SchemaClone, dump_schema, scrat
 from tasks.database.connection import Target, connect
 from tasks.database.inspection import inspect_server
 from tasks.database.server import EmbeddedServer
-from tasks.planning.errors import CannotConnect, LockNotAcquired, MissingPrivilege, SchemaChanged
+from tasks.planning.errors import CannotConnect, LockNotAcquired, MigrationError, MissingPrivilege, SchemaChanged
 from tasks.planning.schema_hash import catalog_text
 from tests.conftest import AnyServer, server_major
 
@@ -221,6 +221,23 @@ def test_what_a_killed_process_left_is_dropped(drink_water: Target, scratch: Scr
         conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(left)))
     with SchemaClone(drink_water, scratch):
         assert left not in scratch_databases(server)
+
+
+def test_a_scratch_database_that_somebody_has_locked_is_named_when_it_cannot_go(
+    drink_water: Target, scratch: Scratch, server: AnyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Target("test", server.url("postgres"))
+    with connect(place, role="test", autocommit=False) as holder:
+        clone = SchemaClone(drink_water, scratch).__enter__()
+        (name,) = scratch_databases(server)
+        holder.execute(sql.SQL("COMMENT ON DATABASE {} IS 'mine'").format(sql.Identifier(name)))
+        monkeypatch.setattr(clone_module, "DATABASE_TIMEOUT_MS", 200)
+        with pytest.raises(MigrationError, match=f"{name} .* could not be dropped") as refused:
+            clone.__exit__(None, None, None)
+        assert f"DROP DATABASE {name};" in (refused.value.remedy or "")
+        holder.rollback()
+        clone.__exit__(None, None, None)
+    assert scratch_databases(server) == set()
 
 
 def test_a_server_that_does_not_answer_is_told(database: Target) -> None:
