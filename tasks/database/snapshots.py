@@ -52,9 +52,9 @@ class Held:
         return (*map(str, self.sessions), *self.slots)
 
 
-def older_snapshots(connection: Connection, migration: str) -> Held:
-    """Return who has a snapshot from before the migration's last finished phase ended."""
-    values = {"name": migration}
+def _older_snapshots(connection: Connection, mark: str | None) -> Held:
+    """Return who has a snapshot from before the transaction ``mark`` ended; nobody where there is none."""
+    values = {"mark": mark}
     with connection.cursor(row_factory=class_row(Blocker)) as cursor:
         sessions = tuple(cursor.execute(_SQL["older"], values).fetchall())
     return Held(sessions, tuple(str(row[0]) for row in connection.execute(_SQL["older_slots"], values)))
@@ -70,7 +70,9 @@ def await_snapshots(
     session_limits(connection, lock_timeout_ms=LOOK_TIMEOUT_MS, statement_timeout_ms=LOOK_TIMEOUT_MS)
     require_sight(connection)
     deadline = time.monotonic() + seconds
-    while (held := older_snapshots(connection, migration)).named:
+    row = connection.execute(_SQL["mark"], {"name": migration}).fetchone()
+    mark = str(row[0]) if row is not None else None
+    while (held := _older_snapshots(connection, mark)).named:
         if time.monotonic() > deadline:
             raise _refused(what, held, seconds)
         hold(f"{held.named[0]} holds a snapshot from before the backfill's end")

@@ -1,19 +1,20 @@
 -- name: sight
 SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
 
+-- name: mark
+-- The transaction that ended the migration's last finished phase: it wrote that phase's row.
+SELECT p.xmin::text FROM lockstep.phase AS p WHERE p.migration = %(name)s AND p.state = 'done' ORDER BY age(p.xmin) LIMIT 1
+
 -- name: older
--- Who looks at the database as it was before the migration's last finished phase ended: that phase's row was written by
--- the transaction that ended it, and a snapshot does not see what it calls running or yet to come.
+-- Who looks at the database as it was before that transaction ended: a snapshot does not see what it calls running or
+-- yet to come.
 -- A standby's queries show by hot_standby_feedback (datid 0; of one with a slot, see older_slots). Of Lockstep's own sessions none keeps a snapshot.
-WITH mark AS (
-    SELECT min(age(p.xmin)) AS age FROM lockstep.phase AS p WHERE p.migration = %(name)s AND p.state = 'done'
-)
 SELECT a.pid, coalesce(a.application_name, '') AS application,
        coalesce(pg_catalog.pg_get_userbyid(a.usesysid)::text, '') AS role, coalesce(a.state, a.backend_type, '') AS state,
        extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.state_change, a.backend_start))::float8 AS seconds,
        coalesce(a.query, '') AS query, NULL::text AS waiting_for
-  FROM pg_catalog.pg_stat_get_activity(NULL) AS a, mark
- WHERE a.pid <> pg_catalog.pg_backend_pid() AND age(a.backend_xmin) >= mark.age
+  FROM pg_catalog.pg_stat_get_activity(NULL) AS a
+ WHERE a.pid <> pg_catalog.pg_backend_pid() AND age(a.backend_xmin) >= age(%(mark)s::xid)
    AND (coalesce(a.datid, 0) = 0
         OR a.datid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database()))
    AND a.backend_type <> 'autovacuum worker'
@@ -22,11 +23,8 @@ SELECT a.pid, coalesce(a.application_name, '') AS application,
 
 -- name: older_slots
 -- A standby that uses a slot reports its queries' oldest snapshot there.
-WITH mark AS (
-    SELECT min(age(p.xmin)) AS age FROM lockstep.phase AS p WHERE p.migration = %(name)s AND p.state = 'done'
-)
 SELECT concat('the standby of the ', CASE WHEN NOT s.active THEN 'inactive ' END, 'replication slot ', s.slot_name,
               ' (hot_standby_feedback)')
-  FROM pg_catalog.pg_replication_slots AS s, mark
- WHERE s.slot_type = 'physical' AND age(s.xmin) >= mark.age
+  FROM pg_catalog.pg_replication_slots AS s
+ WHERE s.slot_type = 'physical' AND age(s.xmin) >= age(%(mark)s::xid)
  ORDER BY age(s.xmin) DESC
