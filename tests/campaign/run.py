@@ -33,7 +33,7 @@ from tests.acceptance.shell import ROOT
 from tests.acceptance.writers import Sent, Workload, Writers, replay
 from tests.campaign.model import random_table
 from tests.campaign.operations import random_change
-from tests.campaign.runner import GATE_FAILS
+from tests.campaign.runner import DATABASE, GATE_FAILS
 
 NAME = "campaign"
 WHILE = 0.15
@@ -181,11 +181,11 @@ class _Run:
         raise AssertionError(f"the runner did not get through: {code} {said}")
 
     def _attempt(self, plan: Plan, way: tuple[str, ...], trouble: str | None) -> tuple[int, str]:
-        environment = os.environ | {"LOCKSTEP_LEASE_SECONDS": "1"}
+        environment = os.environ | {"LOCKSTEP_LEASE_SECONDS": "1", DATABASE: self._database.conninfo}
         if trouble == "kill at a step":
             environment[VARIABLE] = self._crash_point(plan)
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.campaign.runner", self._database.conninfo, NAME, *way],
+            [sys.executable, "-m", "tests.campaign.runner", NAME, *way],
             cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         delay = self._chance.uniform(0.4, 1.6)

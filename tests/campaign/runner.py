@@ -1,12 +1,14 @@
-"""Carries a recorded migration on in a process that may be killed: ``python -m tests.campaign.runner CONNINFO NAME …``.
+"""Carries a recorded migration on in a process that may be killed: ``python -m tests.campaign.runner NAME …``.
 
 The order is the flow's: gate, steps, gate, phase by phase; the gates' own statements are asked directly, so that a
 start costs no import of Prefect and Great Expectations. ``… until PHASE`` stops after a phase, ``… undo`` goes back.
+The database comes by the environment: its connection string has a password, and everybody sees a process's arguments.
 Exit code 0: done; 3: a gate fails; 1 with a sentence on stderr: stopped, as the command line would be.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +20,7 @@ from tasks.planning.errors import LockstepError
 from tasks.planning.plan import Gate, Plan
 from tasks.planning.states import MigrationState, PhaseState
 
+DATABASE = "LOCKSTEP_CAMPAIGN_DATABASE"
 UNANSWERED = frozenset({"old_writers"})
 """Asks for a quiet time of minutes, which a campaign does not have."""
 GATE_FAILS = 3
@@ -88,8 +91,8 @@ def _ask(target: Target, plan: Plan, gate: Gate | None) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    conninfo, name, *way = arguments
-    target = Target("campaign", conninfo)
+    name, *way = arguments
+    target = Target("campaign", os.environ[DATABASE])
     try:
         match way:
             case ["undo"]:
