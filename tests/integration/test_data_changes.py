@@ -433,12 +433,12 @@ TAG = "mapping: {item.tag: {down: 'tag::text'}}\n"
         (
             "ALTER TABLE item ALTER label TYPE text USING upper(label); ALTER TABLE item RENAME label TO tag; "
             "UPDATE item SET tag = 'x' WHERE n = 2",
-            "after a USING has computed label",
+            "after a new type has computed label",
         ),
         (
             "ALTER TABLE item ALTER label TYPE int USING n + 1; ALTER TABLE item RENAME label TO tag; "
             "UPDATE item SET n = 0 WHERE n = 2",
-            "after a USING has computed label",
+            "after a new type has computed label",
         ),
         (
             "ALTER TABLE item ALTER label TYPE int USING length(label); ALTER TABLE item ALTER label TYPE bigint USING "
@@ -449,6 +449,23 @@ TAG = "mapping: {item.tag: {down: 'tag::text'}}\n"
             "ALTER TABLE item ALTER label TYPE int USING length(label); ALTER TABLE item ALTER price TYPE int USING "
             "label * 2; ALTER TABLE item RENAME label TO tag",
             "after another one has computed label",
+        ),
+        (
+            "ALTER TABLE item ALTER price TYPE int; UPDATE item SET n = price * 2; ALTER TABLE item DROP price",
+            "after a new type has computed price",
+        ),
+        (
+            "ALTER TABLE item ALTER price TYPE int; ALTER TABLE item ALTER label TYPE int USING price * 2; "
+            "ALTER TABLE item RENAME label TO tag; ALTER TABLE item DROP price",
+            "after another one has computed price",
+        ),
+        (
+            "ALTER TABLE item ADD more int DEFAULT 3; ALTER TABLE item ALTER more TYPE int USING more + 1",
+            "more, which the change itself adds",
+        ),
+        (
+            "ALTER TABLE item ADD more int; UPDATE item SET more = n / 2.0; ALTER TABLE item ALTER more TYPE numeric",
+            "more, which the change itself adds",
         ),
     ],
 )
