@@ -67,8 +67,8 @@ def test_tables_keep_their_identity_through_a_rename() -> None:
 # For every field of a column, a value that differs from the one in `table()`: the test fails for a field without one.
 COLUMN_FIELDS: dict[str, Any] = {
     "name": "z", "type": "text", "not_null": True, "default": "1", "generated": "s", "identity": "a",
-    "collation": "x", "has_equality": False, "storage": "e", "statistics_target": 5, "options": ("n_distinct=1",),
-    "comment": "c",
+    "collation": "x", "deterministic": False, "has_equality": False, "storage": "e", "statistics_target": 5,
+    "options": ("n_distinct=1",), "comment": "c",
 }  # fmt: skip
 
 
