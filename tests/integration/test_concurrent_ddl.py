@@ -115,8 +115,14 @@ def test_maintenance_during_the_backfill_is_no_hindrance(journey: Journey, state
     assert only(journey.target, "SELECT count(*) FROM item WHERE b = id AND lockstep_pending = 0") == ROWS
 
 
-WAITING_BUILD = "SELECT count(*) FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'"
-WAITING_ALTER = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
+WAITING_BUILD = """
+SELECT count(*) FROM pg_stat_progress_create_index
+ WHERE datname = current_database() AND phase LIKE 'waiting for writers%'
+"""
+WAITING_ALTER = """
+SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
+ WHERE d.datname = current_database() AND l.mode = 'AccessExclusiveLock' AND NOT l.granted
+"""
 
 
 def test_an_alter_table_that_waits_for_an_index_build_goes_through_and_is_named(journey: Journey) -> None:

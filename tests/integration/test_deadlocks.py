@@ -229,7 +229,10 @@ def test_a_build_by_a_role_that_may_not_choose_gives_way_to_an_alter_table(datab
         assert [name for (name,) in ask(database, INDEXES)] == ["readings_millilitres", "readings_pkey"]
 
 
-WAITING_ALTER = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
+WAITING_ALTER = """
+SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
+ WHERE d.datname = current_database() AND l.mode = 'AccessExclusiveLock' AND NOT l.granted
+"""
 
 
 def run_one(target: Target) -> None:
