@@ -33,7 +33,7 @@ from tasks.planning.intent import intent_of
 from tasks.planning.meaning import changes, settled
 from tasks.planning.objects.effects import roles_of
 from tasks.planning.objects.meant import Meant
-from tasks.planning.objects.privileges import all_grants, grantees
+from tasks.planning.objects.privileges import all_privileges, grantees
 from tasks.planning.plan import Note, Plan
 from tasks.planning.planner import all_drafts, make_plan, touched_tables
 from tasks.planning.retyping import require_word, retyped_columns
@@ -141,8 +141,8 @@ def _meaning(clone: SchemaClone, parsed: Sequence[Statement], settings: Sequence
     owners = {table.owner for table in clone.live.tables}
     clone.require_roles(roles_of(parsed) | grantees(clone.live) | owners)
     with connect(clone.fresh(), role="oracle") as connection:
-        for grant in all_grants(clone.live):
-            connection.execute(grant.encode())
+        for statement in all_privileges(clone.live):
+            connection.execute(statement.encode())
         trace = trace_change(connection, parsed, settings)
     return replace(trace, after=settled(trace.before, trace.after))
 

@@ -19,6 +19,7 @@ from tasks.planning.schema_hash import catalog_text
 from tasks.planning.strategies.expand_contract.contribution import SHORT_LOCK_TIMEOUT_MS
 from tests.conftest import AnyServer, _new_database
 from tests.integration.staging import PHASES, carry_out, undo, written
+from tests.integration.synthetic import ask
 
 SCHEMA = """
 CREATE TYPE mood AS ENUM ('sad', 'glad');
@@ -220,6 +221,27 @@ def test_statements_run_as_written_in_their_phase_and_go_back(
         assert texts(target) == by_hand(server, people, change)
         undo(target, plan, PHASES)
         assert texts(target) == before
+
+
+def test_a_function_that_comes_back_is_not_everybodys_if_it_was_not(
+    server: AnyServer, people: Target, tmp_path: Path
+) -> None:
+    privileges = "SELECT proname, proacl::text FROM pg_proc WHERE proname IN ('twice', 'tags') ORDER BY proname"
+    change = """
+        DROP FUNCTION tags();
+        DROP FUNCTION twice(int);
+        CREATE FUNCTION twice(n int) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 2::bigint * n';
+    """
+    with _new_database(server, people.name) as target:
+        ask(
+            target,
+            "REVOKE ALL ON FUNCTION twice(int), tags() FROM PUBLIC; GRANT EXECUTE ON FUNCTION tags() TO pg_monitor",
+        )
+        plan = oracle.plan(written(tmp_path, "objects", change), target)
+        before = ask(target, privileges)
+        carry_out(target, plan, PHASES)
+        undo(target, plan, PHASES)
+        assert ask(target, privileges) == before
 
 
 @pytest.mark.parametrize("case", GONE)

@@ -24,7 +24,7 @@ from tasks.planning.change import (
 from tasks.planning.errors import Unsupported
 from tasks.planning.names import TableName, verbatim
 from tasks.planning.objects.effects import Effect
-from tasks.planning.objects.privileges import grants_of, revoke_of
+from tasks.planning.objects.privileges import grants_of, privileges_of_new, revoke_of
 from tasks.planning.plan import Irreversible
 
 Inverse = tuple[str, ...] | Irreversible
@@ -53,8 +53,8 @@ def inverse_of(effect: Effect) -> Inverse:
         if isinstance(statements, Irreversible):
             return statements
         found += statements
-    # An object first, then what is said of it.
-    return tuple(sorted(found, key=lambda text: text.startswith(("GRANT ", "COMMENT "))))
+    # An object first, then what is said of it; what PUBLIC must not have goes before what others are given.
+    return tuple(sorted(found, key=lambda text: (text.startswith(("GRANT ", "COMMENT ")), text.startswith("REVOKE "))))
 
 
 def drop_of(kind: str, name: str) -> str | None:
@@ -72,7 +72,7 @@ def recreated(kind: str, name: str, catalog: Catalog) -> tuple[str, ...]:
         if found.kind == "comment" and (found.oid == item.oid or found.name.endswith(f" on {name}"))
     ]
     owned = next((found for found in catalog.objects if found.kind == "privileges" and found.oid == item.oid), None)
-    return (*pieces(item.definition), *comments, *grants_of(owned))
+    return (*pieces(item.definition), *comments, *privileges_of_new(owned))
 
 
 def pieces(definition: str) -> tuple[str, ...]:
@@ -271,7 +271,7 @@ _RESTORED: dict[str, Callable[[SchemaObject, SchemaObject | None, Effect], Inver
 
 def _privileges(change: ObjectChanged) -> tuple[str, ...]:
     if change.after is None:
-        return grants_of(change.before)
+        return privileges_of_new(change.before)
     if change.before is None:
         return ()
     old, new = grants_of(change.before), grants_of(change.after)

@@ -46,21 +46,31 @@ def grants_of(privileges: SchemaObject | None) -> tuple[str, ...]:
     return tuple(found)
 
 
-def all_grants(catalog: Catalog) -> tuple[str, ...]:
-    """Return every GRANT of a database, but for the owners' own and for what everybody has anyway."""
+def privileges_of_new(privileges: SchemaObject | None) -> tuple[str, ...]:
+    """Return what gives an object that was made anew its old privileges: PUBLIC may be without what it has got now."""
+    grants = grants_of(privileges)
+    kind, name = _split(privileges.name) if privileges is not None else ("", "")
+    everybody = _TO_EVERYBODY.get(kind)
+    if everybody is None or _grant(_LETTERS[everybody], kind, name, "PUBLIC") in grants:
+        return grants
+    return (f"REVOKE {_LETTERS[everybody]} ON {_ON[kind]} {name} FROM PUBLIC", *grants)
+
+
+def all_privileges(catalog: Catalog) -> tuple[str, ...]:
+    """Return what gives a database made anew its privileges, but for the owners' own and what everybody has anyway."""
     on_tables = (grant for table in catalog.tables for grant in table.grants)
     on_others = (
         grant
         for item in catalog.objects
         if item.kind == "privileges" and "; " in item.definition
-        for grant in grants_of(item)
+        for grant in privileges_of_new(item)
     )
     return (*on_tables, *on_others)
 
 
 def grantees(catalog: Catalog) -> frozenset[str]:
     """Return the roles to which something is granted."""
-    found = (_GRANT.fullmatch(grant) for grant in all_grants(catalog))
+    found = (_GRANT.fullmatch(grant) for grant in all_privileges(catalog))
     return frozenset(unquoted(match["grantee"]) for match in found if match is not None) - {"PUBLIC"}
 
 
