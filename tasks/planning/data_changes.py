@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from psycopg import sql
 
@@ -21,6 +22,7 @@ from tasks.planning.expressions import is_same, substitute
 from tasks.planning.names import TableName, display
 from tasks.planning.parser import column_references, has_subquery
 from tasks.planning.plan import Assignment
+from tasks.planning.refused_rows import refuse_cascades, refuse_deferrable, refuse_followers, refuse_parents
 from tasks.planning.refused_using import refuse_lost_using
 from tasks.planning.statements import NamesBefore, Statement, find_table
 from tasks.planning.strategies.expand_contract.mapping import Wanted
@@ -157,6 +159,10 @@ class _Reader:
         if after is None:
             raise Unsupported(f"{what} of {before.name}, which the change drops", instead="Leave the statement out.")
         return before, after
+
+    def changed_before(self, name: TableName) -> tuple[RowStatement, ...]:
+        """Return the statements on the table that stand before the one that is being read."""
+        return tuple(statement for statement in self._statements if statement.table == name)
 
     def last_name(self, table: TableName, first: str) -> str:
         """Return the name that a column of the change has at its end."""
@@ -308,8 +314,16 @@ class _Place:
         self._refuse_loosened(found)
         for expression in self._written.expressions:
             self._refuse_subqueries(expression)
-        if found.verb == "delete":
-            self._refuse_cascades()
+        match found.verb:
+            case "delete":
+                refuse_cascades(self.what, self._before, self._reader.before)
+                earlier = self._reader.changed_before(self._before.name)
+                refuse_parents(self.what, self._before, {name for other in earlier for name in other.columns})
+            case "update":
+                refuse_deferrable(self.what, self._before, found.columns)
+                refuse_followers(self.what, self._before, found.columns, self._reader.before)
+            case unreachable:
+                assert_never(unreachable)
         return found
 
     # --- names ---------------------------------------------------------------------------------------------------
@@ -419,20 +433,6 @@ class _Place:
                 "depend on the order of the batches",
                 instead="Compute the values into a new column first, and copy them in a second migration.",
             )
-
-    def _refuse_cascades(self) -> None:
-        for table in self._reader.before.tables:
-            for constraint in table.constraints:
-                definition = constraint.definition
-                if constraint.references == self._before.name and "ON DELETE " in definition:
-                    action = definition.split("ON DELETE ")[1].split(" DEFERRABLE")[0]
-                    if action.startswith(("CASCADE", "SET ")):
-                        raise Unsupported(
-                            f"{self.what}: rows of {table.name} go or change with them ({constraint.name}, ON DELETE "
-                            f"{action}), and could not be brought back",
-                            instead=f"DELETE the rows of {table.name} first, in a migration of its own, and drop that "
-                            "constraint's action.",
-                        )
 
 
 def require_plain(catalog: Catalog, table: Table, what: str) -> None:

@@ -16,6 +16,7 @@
         ├── PoolerRefused
         ├── SchemaChanged             the live schema is not the planned one
         ├── LockNotAcquired           names the sessions that were in the way
+        ├── SnapshotHeld              names the transactions that did not end
         ├── RunnerBusy                somebody else runs this migration
         ├── LeaseLost                 this process was replaced and must not act any more
         ├── GateFailed

@@ -35,6 +35,10 @@ CREATE TABLE line (id int PRIMARY KEY, item_id bigint REFERENCES item ON DELETE 
 CREATE TABLE pair ("Key 50%" text, part uuid, v text, UNIQUE ("Key 50%", part));
 ALTER TABLE pair ALTER "Key 50%" SET NOT NULL, ALTER part SET NOT NULL;
 CREATE TABLE keyless (a int);
+CREATE TABLE code (id int PRIMARY KEY, code text UNIQUE, place int UNIQUE DEFERRABLE);
+CREATE TABLE follower (id int PRIMARY KEY, code text UNIQUE REFERENCES code (code) ON UPDATE CASCADE);
+CREATE TABLE forgetter (id int PRIMARY KEY, code text REFERENCES follower (code) ON UPDATE SET NULL);
+CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree);
 INSERT INTO shop SELECT n, 'shop ' || n FROM generate_series(1, 9) AS n;
 INSERT INTO item SELECT n, n % 9 + 1, n % 10, n, 'label ' || n % 50 FROM generate_series(1, {ROWS}) AS n;
 INSERT INTO pair SELECT 'k' || n % 7, md5(n::text)::uuid, n::text FROM generate_series(1, 300) AS n;
@@ -188,6 +192,29 @@ def test_rows_are_changed_as_the_statements_say_and_come_back(shop: Target, tmp_
     assert kept(shop) == []
     assert ask(shop, "SELECT count(*) FROM information_schema.columns WHERE column_name LIKE 'lockstep%' "
                      "AND table_schema = 'public'") == [(0,)]  # fmt: skip
+
+
+def test_what_follows_by_cascade_comes_back_and_so_does_a_tree_whose_references_were_cleared(
+    shop: Target, tmp_path: Path
+) -> None:
+    ask(shop, "DROP TABLE forgetter; INSERT INTO code SELECT n, 'c' || n, n FROM generate_series(1, 3) AS n")
+    ask(shop, "INSERT INTO follower SELECT id, code FROM code")
+    ask(shop, f"INSERT INTO tree SELECT n, nullif(n - 1, 0) FROM generate_series(1, {ROWS}) AS n")
+    tables = ("code", "follower", "tree")
+    before = [content(shop, table) for table in tables]
+    plan_of(
+        shop, tmp_path,
+        """
+        UPDATE code SET code = upper(code);
+        UPDATE tree SET parent = NULL WHERE id > 10;
+        DELETE FROM tree WHERE id > 10;
+        """,
+    )  # fmt: skip
+    run(shop, "expand", "backfill")
+    assert ask(shop, "SELECT string_agg(code, ' ' ORDER BY id) FROM follower") == [("C1 C2 C3",)]
+    assert ask(shop, "SELECT count(*) FROM tree") == [(10,)]
+    go_back(shop, "backfill", "expand")
+    assert [content(shop, table) for table in tables] == before
 
 
 def test_what_the_application_writes_after_the_change_wins_over_going_back(shop: Target, tmp_path: Path) -> None:
@@ -387,6 +414,9 @@ REFUSED = {
     r"several columns at once|\(a, b\)": "UPDATE item SET (n, label) = (1, 'a')",
     "the table's key": "UPDATE item SET id = id + 1",
     "ON DELETE CASCADE": "DELETE FROM item WHERE n = 1",
+    "forgetter lose their reference .* ON UPDATE SET NULL": "UPDATE code SET code = upper(code)",
+    "place under the DEFERRABLE constraint code_place_key": "UPDATE code SET place = 99 - place",
+    "refer to each other by parent": "DELETE FROM tree WHERE id > 10",
     "reads the table itself": "DELETE FROM pair WHERE v IN (SELECT min(p.v) FROM pair AS p)",
     "order of the batches": "UPDATE item SET n = (SELECT max(i.n) FROM item AS i) + 1",
     "random": "UPDATE item SET n = 1 WHERE random() < 0.5",
