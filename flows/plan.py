@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows import console
+from tasks.database import runbook
 from tasks.database.connection import connect
 from tasks.database.ledger import Ledger
 from tasks.databases import target_of
 from tasks.plan_source import choose_database, load_spec, make_plan
-from tasks.planning.report import render
+from tasks.planning.plan import Plan
+from tasks.planning.report import counted, render
 
 
 def show(migration: str, database: str | None, folder: Path | None, form: str) -> int:
-    """Print the plan as Markdown or JSON, and write both into ``folder`` if one is given."""
+    """Print the plan as Markdown or JSON, and write both and the runbook into ``folder`` if one is given."""
     loaded = load_spec(migration)
     target = target_of(choose_database(loaded, database, console.note))
     with connect(target, role="plan") as connection:
@@ -24,9 +26,21 @@ def show(migration: str, database: str | None, folder: Path | None, form: str) -
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{plan.name}.md").write_text(text)
         (folder / f"{plan.name}.json").write_text(plan.model_dump_json(indent=2) + "\n")
-        console.err().print(f"Written: {folder / plan.name}.md and .json", markup=False)
+        written = _write_runbook(plan, folder / f"{plan.name}-runbook")
+        console.err().print(f"Written: {folder / plan.name}.md and .json{written}", markup=False)
     if form == "json":
         console.print_json(plan.model_dump(mode="json"))
     else:
         console.out().print(text, markup=False, highlight=False)
     return console.EXIT_DONE
+
+
+def _write_runbook(plan: Plan, folder: Path) -> str:
+    """Write the scripts for psql; return what to say of them."""
+    found = runbook.scripts(plan)
+    if not found:
+        return ""
+    folder.mkdir(exist_ok=True)
+    for name, text in found.items():
+        (folder / name).write_text(text)
+    return f", and {counted(len(found), 'script')} for psql in {folder}"

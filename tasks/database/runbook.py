@@ -1,9 +1,9 @@
 """The runbook for carrying a plan out by hand, with psql alone: scripts that check, act and verify.
 
 One script a phase and one for each way back. What is done is kept in ``lockstep.runbook`` in the same transaction, so a
-script that stopped at a lock, a check or a lost connection is run again and goes on. Batches are the executor's
-own (`compose`, `compose_change`, `compose_return`), over PL/pgSQL's variables instead of parameters; what only a program
-can do is left out and said in the scripts: no throttle, no retry of a lock, and a row that cannot be converted stops.
+script that stopped at a lock, a check or a lost connection is run again and goes on. Batches are the executor's own
+(`compose`, `compose_change`, `compose_return`), over PL/pgSQL's variables instead of parameters. What only a program
+can do is left out: there is no throttle, no lock is tried again, and a row that cannot be converted stops the script.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def scripts(plan: Plan) -> Mapping[str, str]:
     if plan.is_empty:
         return {}
     found = {
-        "00-prepare.sql": _script(plan, "Prepare: the tables that the scripts keep their notes in", [_prepare(plan)])
+        "00-prepare.sql": _script(plan, "prepare the tables that the scripts keep their notes in", [_prepare(plan)])
     }
     for number, phase in enumerate(plan.phases, start=1):
         found[f"{number:02}-{phase.name}.sql"] = _forward(plan, phase)
@@ -72,8 +72,8 @@ def _script(plan: Plan, title: str, parts: Sequence[str]) -> str:
     )
     head = (
         f"-- {plan.name}: {title}\n"
-        "-- Made by lockstep plan. Run it with:  psql -X -f THIS_FILE  (and the connection). It stops at the first error;\n"
-        "-- run it again then: what is done is not done twice.\n"
+        "-- Made by lockstep plan. Run it with:  psql -X -f THIS_FILE  (and the connection).\n"
+        "-- It stops at the first error; run it again then: what is done is not done twice.\n"
         "\\set ON_ERROR_STOP on\n"
         "SET client_min_messages = warning;\n"
     )
@@ -87,8 +87,9 @@ def _prepare(plan: Plan) -> str:
             _LEDGER.strip(),
             _PREPARE.strip(),
             _raise_if(
-                f"EXISTS (SELECT FROM lockstep.migration WHERE name = {name} "
-                "AND state NOT IN ('planned', 'finished', 'rolled_back', 'cleaned'))",
+                "EXISTS (SELECT FROM lockstep.step AS s JOIN lockstep.migration AS m ON m.name = s.migration"
+                f" WHERE m.name = {name} AND m.state NOT IN ('rolled_back', 'cleaned')"
+                " AND s.state IN ('running', 'done'))",
                 f"{plan.name} is being carried out by Lockstep: go on with lockstep run, or roll back with it",
             ),
         ]
@@ -105,7 +106,7 @@ def _forward(plan: Plan, phase: Phase) -> str:
     if phase.approval is not None:
         parts.append(_approved(phase.approval.question))
     if phase.gate_before is not None:
-        # A gate looks at what is there before or after the phase; in the middle, or further on, there is something else.
+        # A gate looks at what is there before or after the phase; in the middle or further on it is something else.
         parts.append(_unless(_any_begun(plan, phase), _gate(phase.gate_before)))
     parts += [_step(plan, step, number, len(phase.steps)) for number, step in enumerate(phase.steps, start=1)]
     if phase.gate_after is not None:
@@ -117,11 +118,13 @@ def _back(plan: Plan, phase: Phase) -> str:
     later = plan.phases[plan.phases.index(phase) + 1 :]
     parts = [f"-- Takes back: {phase.purpose}", _alone(plan)]
     parts += [_raise_if(_any_begun(plan, other), f"take {other.name} back first") for other in later]
-    for step in reversed(phase.steps):
-        if isinstance(step.undo, Irreversible):
-            parts.append(_raise_if(_begun(plan, step), f"{step.title}: this cannot be taken back. {step.undo.reason}"))
-        else:
-            parts.append(_undo(plan, step, step.undo))
+    # All of them before the first step is touched: half a way back would be neither here nor there.
+    parts += [
+        _raise_if(_begun(plan, step), f"{step.title}: this cannot be taken back. {step.undo.reason}")
+        for step in phase.steps
+        if isinstance(step.undo, Irreversible)
+    ]
+    parts += [_undo(plan, step, step.undo) for step in reversed(phase.steps) if not isinstance(step.undo, Irreversible)]
     parts.append(_raise_if(_any_begun(plan, phase), f"{phase.name} is not taken back wholly: run this script again"))
     return _script(plan, f"take {phase.name} back", parts)
 
@@ -294,7 +297,8 @@ def _batches(statements: BatchStatements, width: int, direction: str, *, returns
         f"      PERFORM set_config('lockstep.direction', {_literal(direction)}, true),",
         f"        set_config('lock_timeout', '{LOCK_TIMEOUT_MS}ms', true),",
         "        set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true);",
-        f"      IF {first} THEN {_into(statements.first_last_page, page)} ELSE {_into(statements.last_page, page)} END IF;",
+        f"      IF {first} THEN {_into(statements.first_last_page, page)}",
+        f"      ELSE {_into(statements.last_page, page)} END IF;",
         f"      EXIT WHEN {ends[0]} IS NULL;",
         f"      IF {first} THEN {_into(statements.fill_first_range, counts)}",
         f"      ELSE {_into(statements.fill_range, counts)} END IF;",
@@ -307,8 +311,8 @@ def _batches(statements: BatchStatements, width: int, direction: str, *, returns
         f"    EXIT WHEN NOT {_VARIABLE}left;",
         "    PERFORM pg_sleep(0.2);",
         "  END LOOP;",
-        f"  IF {_VARIABLE}left THEN RAISE EXCEPTION 'rows are left: others keep them locked, or a trigger keeps them from"
-        " being changed; run this again'; END IF;",
+        f"  IF {_VARIABLE}left THEN RAISE EXCEPTION 'rows are left: others keep them locked, or a trigger keeps them"
+        " from being changed; run this again'; END IF;",
         "END",
     ]
     return _loop(lines)
@@ -334,8 +338,8 @@ def _taken_back(action: RestoreRows | ReinsertRows) -> str:
         f"  {_into(statements.waiting, [f'{_VARIABLE}left'])}",
         f"  IF {_VARIABLE}left > 0 THEN RAISE EXCEPTION 'others keep rows locked; run this again'; END IF;",
         f"  {_into(statements.left, [f'{_VARIABLE}left'])}",
-        f"  IF {_VARIABLE}left > 0 THEN RAISE WARNING '% rows are the application''s now (changed since, or their key is"
-        f" taken): what they held before stays in %', {_VARIABLE}left, {_literal(str(action.kept))}; END IF;",
+        f"  IF {_VARIABLE}left > 0 THEN RAISE WARNING '% rows are the application''s now (changed since, or their key"
+        f" is taken): what they held before stays in %', {_VARIABLE}left, {_literal(str(action.kept))}; END IF;",
         "END",
     ]
     return _loop(lines)
