@@ -67,7 +67,7 @@ def demo(
 def plan(
     spec: Spec,
     database: Database = None,
-    out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Write the plan here too, and scripts for psql.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Write it and psql scripts.")] = None,  # noqa: UP045
     format: Annotated[Literal["md", "json"], typer.Option("--format", help="json: one document on stdout.")] = "md",  # noqa: A002
 ) -> None:
     """Show how a migration would be carried out. Nothing in the database changes."""

@@ -360,6 +360,21 @@ class Note(Part):
     """It tells what going back would lose."""
 
 
+RiskLevel = Literal["CRITICAL", "HIGH", "MEDIUM", "LOW"]
+
+
+class Risk(Part):
+    """What is risky about one difference that the change makes, by the table of rules in `tasks.planning.risks`."""
+
+    rule: str
+    level: RiskLevel
+    what: str
+    concerns: str
+    mitigation: str
+    tolerance: str
+    """The downtime that it may cost at most, in words."""
+
+
 RollbackTier = Literal["immediate", "emergency", "planned", "none"]
 
 
@@ -392,6 +407,8 @@ class Plan(Part):
     window: Window | None = None
     """When heavy phases may work; None is always."""
     notes: tuple[Note, ...] = ()
+    risks: tuple[Risk, ...] = ()
+    """Of every difference that the change makes, the worst first."""
     reverse: str = ""
     """After contract: the spec (YAML) of the migration that goes back, with what cannot be recovered in comments."""
 

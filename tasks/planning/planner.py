@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from psycopg import sql
 
-from tasks.planning import retyping
+from tasks.planning import retyping, risks
 from tasks.planning.catalog import Catalog, Column, Constraint, Table
 from tasks.planning.change import (
     Change,
@@ -202,7 +202,9 @@ def make_plan(
             *(note for work in works for note in work.parts.notes),
             *window_notes(intent.window, phases),
             *apart.notes,
+            *risks.proposed([table for name in tables if (table := before.table(name))], intent.personal),
         ),
+        risks=risks.assess(meant.changes, data.statements, before, intent.personal),
         reverse=""
         if not works or (not direct and (additive or _only_changes_rows(works)))
         else reverse_spec(
