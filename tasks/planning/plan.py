@@ -375,6 +375,20 @@ class Risk(Part):
     """The downtime that it may cost at most, in words."""
 
 
+class TableFacts(Part):
+    """What the catalog says of a table that the plan changes, in words; sizes are the server's estimates."""
+
+    name: TableName
+    rows: int
+    bytes: int
+    columns: tuple[str, ...]
+    constraints: tuple[str, ...]
+    indexes: tuple[str, ...]
+    dependents: tuple[str, ...]
+    referenced_by: tuple[str, ...]
+    weaknesses: tuple[str, ...]
+
+
 RollbackTier = Literal["immediate", "emergency", "planned", "none"]
 
 
@@ -407,6 +421,8 @@ class Plan(Part):
     window: Window | None = None
     """When heavy phases may work; None is always."""
     notes: tuple[Note, ...] = ()
+    current: tuple[TableFacts, ...] = ()
+    """The changed tables as they were when the plan was made."""
     risks: tuple[Risk, ...] = ()
     """Of every difference that the change makes, the worst first."""
     reverse: str = ""

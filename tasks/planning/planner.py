@@ -27,6 +27,7 @@ from tasks.planning.change import (
     TableRenamed,
 )
 from tasks.planning.checks.rows import key_columns
+from tasks.planning.current import current_state
 from tasks.planning.data_changes import NO_DATA, DataChanges
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.expressions import inline, substitute
@@ -204,6 +205,7 @@ def make_plan(
             *apart.notes,
             *risks.proposed([table for name in tables if (table := before.table(name))], intent.personal),
         ),
+        current=current_state(before, sorted(touched)),
         risks=risks.assess(meant.changes, data.statements, before, intent.personal),
         reverse=""
         if not works or (not direct and (additive or _only_changes_rows(works)))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, assert_never, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tasks.planning.catalog import Catalog, Constraint, Table
+from tasks.planning.monitoring import QUESTIONS
 from tasks.planning.names import TableName
 from tasks.planning.plan import (
     LOCK_ORDER,
@@ -38,6 +37,8 @@ from tasks.planning.plan import (
     Transaction,
     UpdateRows,
 )
+from tasks.planning.recovery import announcements, going, going_back, recoveries, stalls, tiers
+from tasks.planning.risks import worst
 
 LONGEST_UNDO = 120
 """Characters of an undo statement that the rollback table shows; a function's whole body is no help there."""
@@ -57,31 +58,23 @@ class PhaseRow(NamedTuple):
     waits_for: str
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the catalog says of a table that the plan changes; sizes are the server's estimates."""
-
-    name: TableName
-    rows: int
-    bytes: int
-    columns: tuple[str, ...]
-    constraints: tuple[str, ...]
-    indexes: tuple[str, ...]
-    dependents: tuple[str, ...]
-    referenced_by: tuple[str, ...]
-    weaknesses: tuple[str, ...]
-
-
-def render(plan: Plan, catalog: Catalog | None = None) -> str:
-    """Return the plan document as Markdown. With a catalog it also describes the tables as they are now."""
-    tables = [facts(catalog, table) for name in plan.tables if catalog and (table := catalog.table(name))]
+def render(plan: Plan) -> str:
+    """Return the plan document as Markdown."""
     notes = sorted(plan.notes, key=lambda note: _SEVERITIES.index(note.severity))
     return (
         _environment()
         .get_template("plan.md.j2")
         .render(
             plan=plan,
-            tables=tables,
+            tables=plan.current,
+            recoveries=recoveries(plan),
+            tiers=tiers(plan),
+            going=going(plan),
+            going_back=going_back(plan),
+            announcements=announcements(plan),
+            watched=QUESTIONS,
+            level=worst(plan.risks),
+            stalls=stalls(plan),
             notes=notes,
             total=total(plan.phases),
             rows=phases_table(plan),
@@ -108,44 +101,6 @@ def phases_table(plan: Plan) -> tuple[PhaseRow, ...]:
         )
         for phase in plan.phases
     )
-
-
-def facts(catalog: Catalog, table: Table) -> Facts:
-    """Return what a reader of the plan needs to know of a table, with what is already weak about it."""
-    return Facts(
-        name=table.name,
-        rows=table.rows,
-        bytes=table.bytes,
-        columns=tuple(f"{column.name} {column.type}" for column in table.columns),
-        constraints=tuple(f"{constraint.name}: {constraint.definition}" for constraint in table.constraints),
-        indexes=tuple(f"{index.name}: {index.definition}" for index in table.indexes),
-        dependents=tuple(f"{dependent.kind} {dependent.name}" for dependent in table.dependents),
-        referenced_by=tuple(
-            f"{other.name}.{', '.join(constraint.columns)}"
-            for other in catalog.tables
-            for constraint in other.constraints
-            if constraint.references == table.name
-        ),
-        weaknesses=tuple(_weaknesses(table)),
-    )
-
-
-def _weaknesses(table: Table) -> Iterable[str]:
-    if table.primary_key is None:
-        yield "no primary key"
-    for constraint in table.constraints:
-        if not constraint.validated:
-            yield f"constraint {constraint.name} was never validated"
-        if constraint.kind == "foreign_key" and not _is_indexed(table, constraint):
-            yield f"no index leads with the foreign key {constraint.name} ({', '.join(constraint.columns)})"
-    for index in table.indexes:
-        if not index.valid:
-            yield f"index {index.name} is invalid"
-
-
-def _is_indexed(table: Table, constraint: Constraint) -> bool:
-    width = len(constraint.columns)
-    return any(index.valid and set(index.columns[:width]) == set(constraint.columns) for index in table.indexes)
 
 
 def gates(phase: Phase) -> tuple[Gate, ...]:

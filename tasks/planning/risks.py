@@ -60,6 +60,8 @@ class Subject:
     table: Table | None
     personal: frozenset[str]
     """The table's personal columns."""
+    new: frozenset[str] = frozenset()
+    """Columns that the change adds to the table: no statement of the old version writes them."""
 
     @property
     def has_credentials(self) -> bool:
@@ -120,12 +122,12 @@ def _another_shape(subject: Subject) -> bool:
 
 def _demand(subject: Subject) -> bool:
     match subject.change:
-        case ConstraintAdded():
-            return True
+        case ConstraintAdded(after=constraint):
+            return not set(constraint.columns) <= subject.new
         case ColumnChanged() as change:
             return change.nullability_changed and change.after.not_null
         case IndexAdded(after=index):
-            return index.unique
+            return index.unique and not set(index.columns) <= subject.new
         case _:
             return False
 
@@ -247,8 +249,8 @@ RULES: tuple[RiskRule, ...] = (
     RiskRule(
         "addition", "LOW", "Nothing that is there changes.", "A short lock.", SHORT,
         _is(
-            TableAdded, ColumnAdded, IndexAdded, IndexChanged, ConstraintChanged, ObjectChanged, GrantsChanged,
-            TableOptionChanged, DependentChanged,
+            TableAdded, ColumnAdded, IndexAdded, IndexChanged, ConstraintAdded, ConstraintChanged, ObjectChanged,
+            GrantsChanged, TableOptionChanged, DependentChanged,
         ),
     ),
 )  # fmt: skip
@@ -262,12 +264,14 @@ def assess(
     ``personal`` is ``schema.table.column``; columns that look personal by their names count too.
     """
     found = []
+    added = {(item.table, item.after.name) for item in changes if isinstance(item, ColumnAdded)}
     for item in (*changes, *(statement for statement in statements if statement.number)):
         if getattr(item, "consequence", False):
             continue
         name = getattr(item, "table", None)
         table = before.table(name) if isinstance(name, TableName) else None
-        subject = Subject(item, table, _personal_of(table, personal))
+        new = frozenset(column for owner, column in added if owner == name)
+        subject = Subject(item, table, _personal_of(table, personal), new)
         rule = next((rule for rule in RULES if rule.applies(subject)), None)
         if rule is not None:
             found.append(_risk(subject, rule))

@@ -8,6 +8,7 @@ import pytest
 
 from tasks.planning import report
 from tasks.planning.catalog import Catalog, Column, Constraint, Dependent, Index, Table
+from tasks.planning.current import current_state
 from tasks.planning.names import TableName
 from tasks.planning.plan import (
     Analyze,
@@ -286,7 +287,8 @@ def test_the_checklist_follows_the_phases() -> None:
 
 
 def test_the_current_state_comes_from_the_catalog() -> None:
-    state = section(report.render(PLAN, CATALOG), "## Current State Analysis")
+    known = PLAN.model_copy(update={"current": current_state(CATALOG, PLAN.tables)})
+    state = section(report.render(known), "## Current State Analysis")
     assert "About 1,234,567 rows, 3 GiB." in state
     assert "| columns | id bigint, user_id bigint, volume integer |" in state
     assert "| depends on it | view public.daily |" in state
