@@ -10,6 +10,7 @@ from tasks.database.connection import connect
 from tasks.database.ledger import Ledger
 from tasks.databases import target_of
 from tasks.plan_source import choose_database, load_spec, make_plan
+from tasks.planning.page import page
 from tasks.planning.plan import Plan
 from tasks.planning.report import counted, render
 
@@ -25,9 +26,10 @@ def show(migration: str, database: str | None, folder: Path | None, form: str) -
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{plan.name}.md").write_text(text)
+        (folder / f"{plan.name}.html").write_text(page(plan))
         (folder / f"{plan.name}.json").write_text(plan.model_dump_json(indent=2) + "\n")
         written = _write_runbook(plan, folder / f"{plan.name}-runbook")
-        console.err().print(f"Written: {folder / plan.name}.md and .json{written}", markup=False)
+        console.err().print(f"Written: {folder / plan.name}.md, .html and .json{written}", markup=False)
     if form == "json":
         console.print_json(plan.model_dump(mode="json"))
     else:
