@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from flows import console
@@ -11,8 +12,8 @@ from tasks.database.ledger import Ledger
 from tasks.databases import target_of
 from tasks.plan_source import choose_database, load_spec, make_plan
 from tasks.planning.page import page
-from tasks.planning.plan import Plan
 from tasks.planning.report import counted, render
+from tasks.planning.rollback_scripts import rollback_scripts
 
 
 def show(migration: str, database: str | None, folder: Path | None, form: str) -> int:
@@ -28,8 +29,10 @@ def show(migration: str, database: str | None, folder: Path | None, form: str) -
         (folder / f"{plan.name}.md").write_text(text)
         (folder / f"{plan.name}.html").write_text(page(plan))
         (folder / f"{plan.name}.json").write_text(plan.model_dump_json(indent=2) + "\n")
-        written = _write_runbook(plan, folder / f"{plan.name}-runbook")
-        console.err().print(f"Written: {folder / plan.name}.md, .html and .json{written}", markup=False)
+        scripts = _write(folder / f"{plan.name}-runbook", runbook.scripts(plan))
+        scripts += _write(folder / f"{plan.name}-rollback", rollback_scripts(plan))
+        beside = f", {counted(scripts, 'script')} to run by hand and to roll back" if scripts else ""
+        console.err().print(f"Written: {folder / plan.name}.md, .html and .json{beside}", markup=False)
     if form == "json":
         console.print_json(plan.model_dump(mode="json"))
     else:
@@ -37,12 +40,11 @@ def show(migration: str, database: str | None, folder: Path | None, form: str) -
     return console.EXIT_DONE
 
 
-def _write_runbook(plan: Plan, folder: Path) -> str:
-    """Write the scripts for psql; return what to say of them."""
-    found = runbook.scripts(plan)
-    if not found:
-        return ""
-    folder.mkdir(exist_ok=True)
-    for name, text in found.items():
+def _write(folder: Path, files: Mapping[str, str]) -> int:
+    """Write files that may be run; return how many."""
+    for name, text in files.items():
+        folder.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-    return f", and {counted(len(found), 'script')} for psql in {folder}"
+        if name.endswith(".sh"):
+            (folder / name).chmod(0o755)
+    return len(files)

@@ -19,7 +19,7 @@ NAMES = [str(path.relative_to(REPOSITORY)) for path in MODULES]
 
 LONGEST_MODULE = 500
 LONGEST_FLOW = 120
-DATA = {".sql", ".j2", ".yaml", ".json"}
+DATA = {".sql", ".j2", ".css", ".yaml", ".json"}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 STATEMENT = re.compile(
     r"\s*(SELECT\s|INSERT\s+INTO\s|UPDATE\s+\S+\s+SET\s|DELETE\s+FROM\s|ALTER\s+\w|CREATE\s+\w|DROP\s+\w|TRUNCATE\s|SET\s+LOCAL\s)"
