@@ -141,7 +141,7 @@ def judge(folder: Folder, history: Iterable[Applied], settings: Settings = Setti
     """Return every migration's state, given the rows of the history table by their rank; none: nothing is applied.
 
     Migrations that are classes of the application are taken for unchanged, and pending ones are not seen. Raises
-    `SpecError` for a history that contradicts itself.
+    `SpecError` for a history that contradicts itself, and for a target that no migration has.
     """
     rows = tuple(history)
     context = _Context(settings)
@@ -167,6 +167,7 @@ def judge(folder: Folder, history: Iterable[Applied], settings: Settings = Setti
     open_files = [each for key, each in files.items() if key not in done]
     context.pending_baseline = _latest(*(each.version for each in open_files if each.type == "SQL_BASELINE"))
     found = [*versioned, *(Judged(_open_state(each, context), each, None) for each in open_files)]
+    _check_target(settings.target, found)
 
     unchanged: set[str] = set()
     for row in repeatable_rows:
@@ -239,6 +240,13 @@ def _latest_runs(rows: Sequence[_Row]) -> dict[str, int]:
                 row.applied.rank, latest.get(row.applied.description, row.applied.rank)
             )
     return latest
+
+
+def _check_target(target: Version | None, found: Sequence[Judged]) -> None:
+    if target is not None and all(each.version != target for each in found):
+        raise SpecError(
+            f"No migration has the target's version {target}.", remedy="Flyway fails here too: name one that is there."
+        )
 
 
 def _latest(*versions: Version | None) -> Version | None:

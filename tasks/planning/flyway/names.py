@@ -33,8 +33,8 @@ CALLBACKS = frozenset(
         "beforeRepeatables",
         "afterVersioned",
         "afterMigrateApplied",
-        "afterMigrateOperationFinish",
-        "afterInfoOperationFinish",
+        *(f"after{action}OperationFinish" for action in _ACTIONS),
+        "afterReportGenerated",
         "createSchema",
         "beforeCreateSchema",
         "beforeConnect",
@@ -75,6 +75,8 @@ def read_name(name: str, settings: Settings, suffixes: Sequence[str] | None = No
         if written:
             separator = settings.sql_migration_separator
             return Misnamed(f"a name that begins with {prefix} has no version: {prefix}{separator}description is one")
+        if kind == "repeatable" and stem == prefix:
+            return Misnamed(f"nothing stands after {prefix}")
         return ScriptName(kind, None, description)
     if not written:
         return Misnamed(f"no version stands after {prefix}")

@@ -113,8 +113,9 @@ _COPY_END = re.compile(r"^\s*\\\.\s*$", re.MULTILINE)
 
 def _statements(text: str) -> Iterator[_Statement]:
     """Yield the statements as Flyway splits them: at semicolons outside parentheses and BEGIN ATOMIC bodies."""
-    current = _Statement()
-    depth, blocks, position, last = 0, [], 0, ""  # type: int, list[str], int, str
+    current, last, depth, position = _Statement(), "", 0, 0
+    blocks: list[str] = []
+    line, counted = 1, 0
     while position < len(text):
         match = _SCANNER.match(text, position)
         if match is None:
@@ -128,14 +129,16 @@ def _statements(text: str) -> Iterator[_Statement]:
         if kind == "end" and depth == 0 and not blocks:
             if current.line:
                 yield current
-            if _COPY.match(" ".join(current.outer)):
+            if current.outer[:1] == ["COPY"] and _COPY.match(" ".join(current.outer)):
                 position = _copy_end(text, position)
             current, last = _Statement(), ""
             continue
         if kind == "paren":
             depth += 1 if value == "(" else -1
             continue
-        current.line = current.line or text.count("\n", 0, start) + 1
+        if not current.line:
+            line, counted = line + text.count("\n", counted, start), start
+            current.line = line
         if kind == "word" and _KEYWORD.fullmatch(value):
             word = value.upper()
             _follow_blocks(blocks, word, last, depth)

@@ -7,12 +7,15 @@ import org.flywaydb.core.api.callback.Event;
 import org.flywaydb.core.api.configuration.FluentConfiguration;
 import org.flywaydb.core.api.output.ValidateOutput;
 import org.flywaydb.core.internal.info.MigrationInfoImpl;
+import org.flywaydb.database.postgresql.PostgreSQLConfigurationExtension;
 
 /**
- * The real Flyway for the tests, in one JVM: a command a line, `verb TAB url TAB user TAB location TAB key=value...`, with
- * Flyway's own property names; the answer is lines of fields parted by tabs, ended by a line with a dot.
+ * The real Flyway for the tests, in one JVM. A command is a line, its words parted by tabs: verb, URL, user, password,
+ * location, and settings as name=value. The answer is lines of fields parted by tabs, ended by a line with a dot.
  */
 public final class Console {
+    private static final String TRANSACTIONAL_LOCK = "flyway.postgresql.transactional.lock";
+
     public static void main(String[] ignored) {
         java.util.logging.LogManager.getLogManager().reset();
         Scanner commands = new Scanner(System.in, "UTF-8").useDelimiter("\n");
@@ -38,12 +41,18 @@ public final class Console {
             return;
         }
         java.util.Map<String, String> properties = new java.util.HashMap<>();
-        for (int i = 4; i < words.length; i++) {
+        for (int i = 5; i < words.length; i++) {
             int at = words[i].indexOf('=');
             properties.put(words[i].substring(0, at), words[i].substring(at + 1));
         }
+        // As Spring Boot sets it: a property of this name needs a library more.
+        String transactional = properties.remove(TRANSACTIONAL_LOCK);
         FluentConfiguration configuration = Flyway.configure()
-            .dataSource(words[1], words[2], "").locations("filesystem:" + words[3]).configuration(properties);
+            .dataSource(words[1], words[2], words[3]).locations("filesystem:" + words[4]).configuration(properties);
+        if (transactional != null) {
+            configuration.getConfigurationExtension(PostgreSQLConfigurationExtension.class)
+                .setTransactionalLock(Boolean.parseBoolean(transactional));
+        }
         Flyway flyway = configuration.load();
         switch (words[0]) {
             case "info":
@@ -87,8 +96,8 @@ public final class Console {
     private static String fields(Object... values) {
         List<String> texts = new ArrayList<>();
         for (Object value : values) {
-            String text = value == null ? "\\N" : value.toString();
-            texts.add(text.replace("\\", "\\\\").replace("\\\\N", "\\N").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r"));
+            texts.add(value == null ? "\\N" : value.toString().replace("\\", "\\\\").replace("\t", "\\t")
+                .replace("\n", "\\n").replace("\r", "\\r"));
         }
         return String.join("\t", texts);
     }
