@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from tasks.database.connection import Target, connect
 from tasks.database.flyway_history import judge_folder, read_history
@@ -19,7 +20,7 @@ from tasks.planning.flyway.names import CALLBACKS
 from tasks.planning.flyway.pending import pending_files
 from tasks.planning.flyway.settings import Settings
 from tasks.planning.flyway.validation import stops_migrate, validate
-from tasks.planning.flyway.versions import parse_version
+from tasks.planning.flyway.versions import Version, parse_version
 from tests.integration.real_flyway import FlywayFailed, RealFlyway, real_flyway
 
 NO_WORD_OF_PENDING = ("*:future", "*:pending")
@@ -34,7 +35,7 @@ def flyway() -> Iterator[RealFlyway]:
         yield running
 
 
-def write(folder: Path, files: dict[str, str | bytes]) -> Path:
+def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +100,10 @@ def migrates(flyway: RealFlyway, target: Target, folder: Path, settings: Setting
     else:
         assert expected
     return expected
+
+
+def versions(target: Target, folder: Path) -> set[Version | None]:
+    return {each.version for each in judged(target, folder, Settings()).all}
 
 
 def states(judgement: Judgement) -> dict[str, State]:
@@ -469,13 +474,13 @@ def test_random_histories(flyway: RealFlyway, database: Target, tmp_path: Path, 
                 # A failure outside a transaction stays; most succeed.
                 text = chance.choice(["SELECT 1;", "SELECT 1;", "SELECT 2;", "DROP INDEX CONCURRENTLY not_there;"])
                 write(tmp_path, {name: text})
-        try:
-            agree(flyway, database, tmp_path, settings)
-        except SpecError as refused:
-            assert "No migration has the target" in refused.what
-            with pytest.raises(FlywayFailed, match="No migration with a target version"):
+        if settings.target not in (None, *versions(database, tmp_path)):
+            with pytest.raises(SpecError, match="No migration has the target's version 3"):
+                judged(database, tmp_path, settings)
+            with pytest.raises(FlywayFailed, match="No migration with a target version 3"):
                 flyway("info", database, tmp_path, **told(settings))
             continue
+        agree(flyway, database, tmp_path, settings)
         match chance.choice(["migrate", "migrate", "repair", "nothing"]):
             case "migrate":
                 fails = any("not_there" in each.text for each in judged(database, tmp_path, settings).pending())
@@ -521,19 +526,20 @@ def test_no_table_and_an_empty_one_are_told_apart(database: Target) -> None:
 def test_the_first_schema_of_the_search_path_is_the_one(
     history: psycopg.Connection[tuple[object, ...]], database: Target
 ) -> None:
-    history.execute("CREATE SCHEMA app; ALTER DATABASE %s SET search_path = nowhere, app, public" % database.name)
+    history.execute(sql.SQL("ALTER DATABASE {} SET search_path = nowhere, app").format(sql.Identifier(database.name)))
+    history.execute("CREATE SCHEMA app")
     assert read(database) is None
     history.execute("ALTER TABLE flyway_schema_history SET SCHEMA app")
     assert read(database) == ()
 
 
 def test_a_role_that_may_not_read_the_history_is_told_what_to_grant(
-    history: psycopg.Connection[tuple[object, ...]], database: Target
+    history: psycopg.Connection[tuple[object, ...]],
 ) -> None:
-    history.execute(ROW, ("1", "SQL"))
-    with history.transaction(), pytest.raises(MissingPrivilege) as caught, history.transaction(force_rollback=True):
+    with history.transaction(force_rollback=True):
         history.execute("CREATE ROLE flyway_reader; SET LOCAL ROLE flyway_reader")
-        read_history(history, Settings())
+        with pytest.raises(MissingPrivilege) as caught:
+            read_history(history, Settings())
     assert caught.value.grant.startswith('GRANT USAGE ON SCHEMA "public" TO')
     assert 'GRANT SELECT ON "public"."flyway_schema_history"' in caught.value.grant
 
@@ -541,9 +547,10 @@ def test_a_role_that_may_not_read_the_history_is_told_what_to_grant(
 def test_a_locked_history_is_not_waited_for_long(
     history: psycopg.Connection[tuple[object, ...]], database: Target
 ) -> None:
-    with history.transaction(), pytest.raises(LockNotAcquired, match="is locked by another session"):
+    with history.transaction():
         history.execute("LOCK TABLE flyway_schema_history")
-        read(database)
+        with pytest.raises(LockNotAcquired, match="is locked by another session"):
+            read(database)
 
 
 @pytest.mark.parametrize(

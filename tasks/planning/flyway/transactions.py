@@ -111,66 +111,79 @@ _COPY = re.compile(r"COPY( .*)? FROM STDIN( |$)")
 _COPY_END = re.compile(r"^\s*\\\.\s*$", re.MULTILINE)
 
 
+class _Scanner:
+    """Reads a text token by token; comments and space are passed over."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._position = 0
+        self._line = 1
+        self._counted = 0
+
+    def next(self) -> tuple[str, str, int] | None:
+        """Return the next token's kind, its text, and where it starts; None at the end."""
+        while match := _SCANNER.match(self._text, self._position):
+            start, self._position = self._position, match.end()
+            kind = match.lastgroup or ""
+            if kind == "open":
+                self._position = self._comment_end()
+            elif kind not in ("space", "comment"):
+                return kind, match[0], start
+        return None
+
+    def line(self, start: int) -> int:
+        """Return the line of a place that is not before the last one asked for."""
+        self._line += self._text.count("\n", self._counted, start)
+        self._counted = start
+        return self._line
+
+    def skip_copied(self) -> None:
+        """Go behind the data of a COPY … FROM STDIN, which ends with a line that is a backslash and a dot."""
+        end = _COPY_END.search(self._text, self._position)
+        self._position = len(self._text) if end is None else end.end()
+
+    def _comment_end(self) -> int:
+        depth, position = 1, self._position
+        while depth:
+            edge = _COMMENT_EDGE.search(self._text, position)
+            if edge is None:
+                return len(self._text)
+            depth += 1 if edge[0] == "/*" else -1
+            position = edge.end()
+        return position
+
+
 def _statements(text: str) -> Iterator[_Statement]:
     """Yield the statements as Flyway splits them: at semicolons outside parentheses and BEGIN ATOMIC bodies."""
-    current, last, depth, position = _Statement(), "", 0, 0
+    scanner = _Scanner(text)
+    current, last, depth = _Statement(), "", 0
     blocks: list[str] = []
-    line, counted = 1, 0
-    while position < len(text):
-        match = _SCANNER.match(text, position)
-        if match is None:
-            break
-        kind, value, start, position = match.lastgroup, match[0], position, match.end()
-        if kind in ("space", "comment"):
-            continue
-        if kind == "open":
-            position = _comment_end(text, position)
-            continue
+    while token := scanner.next():
+        kind, value, start = token
         if kind == "end" and depth == 0 and not blocks:
             if current.line:
                 yield current
             if current.outer[:1] == ["COPY"] and _COPY.match(" ".join(current.outer)):
-                position = _copy_end(text, position)
+                scanner.skip_copied()
             current, last = _Statement(), ""
             continue
         if kind == "paren":
             depth += 1 if value == "(" else -1
             continue
-        if not current.line:
-            line, counted = line + text.count("\n", counted, start), start
-            current.line = line
-        if kind == "word" and _KEYWORD.fullmatch(value):
-            word = value.upper()
-            _follow_blocks(blocks, word, last, depth)
+        current.line = current.line or scanner.line(start)
+        word = value.upper() if kind == "word" and _KEYWORD.fullmatch(value) else ""
+        if word:
             current.words.append(word)
-            if depth == 0:
-                current.outer.append(word)
-        last = value.upper() if kind == "word" else ""
+        if word and depth == 0:
+            _follow_blocks(blocks, word, last)
+            current.outer.append(word)
+        last = word
     if current.line:
         yield current
 
 
-def _follow_blocks(blocks: list[str], word: str, last: str, depth: int) -> None:
-    if depth != 0:
-        return
+def _follow_blocks(blocks: list[str], word: str, last: str) -> None:
     if (last == "BEGIN" and word == "ATOMIC") or (word == "CASE" and blocks[-1:] == ["ATOMIC"]):
         blocks.append(word)
     elif word == "END" and blocks:
         blocks.pop()
-
-
-def _comment_end(text: str, position: int) -> int:
-    depth = 1
-    while depth:
-        edge = _COMMENT_EDGE.search(text, position)
-        if edge is None:
-            return len(text)
-        depth += 1 if edge[0] == "/*" else -1
-        position = edge.end()
-    return position
-
-
-def _copy_end(text: str, position: int) -> int:
-    """Return where the data of a COPY … FROM STDIN ends: behind the line that is a backslash and a dot."""
-    end = _COPY_END.search(text, position)
-    return len(text) if end is None else end.end()
