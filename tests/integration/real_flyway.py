@@ -5,6 +5,7 @@ One JVM answers all commands of a test module. The libraries are fetched once an
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from tasks.database.connection import Target
 from tests.conftest import missing, require
 
 HERE = Path(__file__).parent / "flyway"
-VERSION = re.search(r"<version>(\d+\.\d+\.\d+)</version>", (HERE / "pom.xml").read_text())[1]  # type: ignore[index]
+WANTED = hashlib.sha256((HERE / "pom.xml").read_bytes()).hexdigest()[:12]
 FETCH_SECONDS = 300
 
 Line = tuple[str | None, ...]
@@ -71,18 +72,28 @@ def real_flyway() -> Iterator[RealFlyway]:
 
 def _libraries() -> Path:
     """Return the folder with Flyway and the driver; Maven's own client fetches them where they are not there yet."""
-    folder = Path(tempfile.gettempdir()) / f"lockstep-flyway-{VERSION}-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"lockstep-flyway-{WANTED}-{os.getuid()}"
     if folder.is_dir():
         return folder
     maven = require("mvn")
     partial = Path(tempfile.mkdtemp(prefix="lockstep-flyway-"))
-    done = subprocess.run(
-        [maven, "-q", "-B", "-f", HERE / "pom.xml", "dependency:copy-dependencies", f"-DoutputDirectory={partial}"],
-        capture_output=True, text=True, timeout=FETCH_SECONDS, check=False,
-    )  # fmt: skip
-    if done.returncode:
+    command = [
+        maven,
+        "-q",
+        "-B",
+        "-f",
+        HERE / "pom.xml",
+        "dependency:copy-dependencies",
+        f"-DoutputDirectory={partial}",
+    ]
+    try:
+        subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=True)
+    except subprocess.TimeoutExpired:
         shutil.rmtree(partial)
-        missing(f"Flyway {VERSION} cannot be fetched: {done.stdout.strip()[-300:]}")
+        missing(f"Flyway could not be fetched within {FETCH_SECONDS} s")
+    except subprocess.CalledProcessError as error:
+        shutil.rmtree(partial)
+        missing(f"Flyway cannot be fetched: {error.stdout.strip()[-300:]}")
     try:
         partial.rename(folder)
     except OSError:

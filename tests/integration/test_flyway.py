@@ -18,7 +18,9 @@ from tasks.planning.flyway.folder import read_folder
 from tasks.planning.flyway.history import Judgement, State
 from tasks.planning.flyway.names import CALLBACKS
 from tasks.planning.flyway.pending import pending_files
+from tasks.planning.flyway.script_settings import ScriptSettings
 from tasks.planning.flyway.settings import Settings
+from tasks.planning.flyway.transactions import in_transaction
 from tasks.planning.flyway.validation import stops_migrate, validate
 from tasks.planning.flyway.versions import Version, parse_version
 from tests.integration.real_flyway import FlywayFailed, RealFlyway, real_flyway
@@ -281,6 +283,36 @@ def test_whether_a_file_runs_in_a_transaction(
     agree(flyway, database, write(tmp_path, {f"V{n}__x.sql": text for n, text in enumerate(texts, 1)}), settings)
 
 
+PIECES = (
+    "SELECT 1", "VACUUM", "CREATE", "DROP", "UNIQUE", "INDEX", "CONCURRENTLY", "DATABASE", "REINDEX", "(VERBOSE)",
+    "SYSTEM", "ALTER", "DISCARD ALL", ";", ";", ";", ";\n", "'a;b'", "'it''s'", '"q;""x"', "$$;VACUUM;$$",
+    "$a$ x $$ ; $a$", "-- c;\n", "/* ; /* x */ ; */", "(", ")", "(a;b)", "a.b", 'a."b;c".d', "E'\\';'", "e'x'", "B'01'",
+    "U&'\\0041'", "1.5", "x1", "_y", "BEGIN ATOMIC", "END", "CASE", "größe", "\n\n", "::", "@", "$1 $", "x$y", "[1]",
+    "COPY t FROM STDIN;\n1;VACUUM;\n\\.\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_texts_are_split_as_by_flyway(flyway: RealFlyway, database: Target, tmp_path: Path, seed: int) -> None:
+    """Text of which little is SQL: where a statement ends decides about all that follows it."""
+    chance = random.Random(seed)
+    files = {f"V{n}__x.sql": " ".join(chance.choices(PIECES, k=chance.randint(1, 14))) for n in range(1, 201)}
+    folder = write(tmp_path, files)
+    compared = 0
+    for script, answer in flyway("transactions", database, folder, placeholderReplacement="false"):
+        assert script is not None
+        assert answer is not None
+        if answer.startswith("refused") and "Detected both" not in answer:
+            continue  # Flyway cannot make it out: parentheses that do not close, and the like
+        try:
+            ours = str(in_transaction(files[script], ScriptSettings(), Settings(), source=script)).lower()
+        except SpecError as error:
+            ours = "refused" if "refuses to mix" in error.what else "true"
+        assert (script, ours) == (script, answer.split(":")[0]), files[script]
+        compared += 1
+    assert compared > 120
+
+
 @pytest.mark.parametrize("text", MIXTURES)
 def test_mixtures_are_refused_as_by_flyway(flyway: RealFlyway, database: Target, tmp_path: Path, text: str) -> None:
     folder = write(tmp_path, {"V1__x.sql": text})
@@ -318,6 +350,22 @@ def test_what_flyway_does_not_know_to_run_outside_a_transaction(
         flyway("migrate", database, folder)
     write(folder, {"V1__x.sql.conf": "executeInTransaction=false"})
     agree(flyway, database, folder)
+    assert migrates(flyway, database, folder)
+
+
+def test_by_default_flyways_own_lock_stands_in_the_way_of_concurrently(
+    flyway: RealFlyway, database: Target, tmp_path: Path
+) -> None:
+    """What docs/flyway.md warns of; the session gives up after a while here, it would not by itself."""
+    with psycopg.connect(database.conninfo, autocommit=True) as connection:
+        connection.execute("CREATE TABLE a (id int)")
+    flyway("baseline", database, tmp_path, baselineVersion="0")
+    folder = write(tmp_path, {"V1__x.sql": "CREATE INDEX CONCURRENTLY a_id ON a (id);"})
+    with pytest.raises(FlywayFailed, match="canceling statement due to lock timeout"):
+        flyway("migrate", database, folder, initSql="SET lock_timeout = '700ms'")
+    assert [each.state for each in agree(flyway, database, folder).all] == [State.BASELINE, State.PENDING]
+    with psycopg.connect(database.conninfo, autocommit=True) as connection:
+        connection.execute("DROP INDEX a_id")
     assert migrates(flyway, database, folder)
 
 
@@ -452,7 +500,7 @@ def test_any_name_of_schema_and_table(flyway: RealFlyway, database: Target, tmp_
     assert [each.type for each in agree(flyway, database, folder, settings).all] == ["SCHEMA", "SQL"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_histories(flyway: RealFlyway, database: Target, tmp_path: Path, seed: int) -> None:
     """Files come, change and go between runs of Flyway: whatever comes of it, both tell the same."""
     chance = random.Random(seed)
@@ -462,7 +510,7 @@ def test_random_histories(flyway: RealFlyway, database: Target, tmp_path: Path, 
         "B2__b.sql",
         "B4__b.sql",
     ]
-    for _ in range(14):
+    for _ in range(10):
         settings = Settings(
             out_of_order=chance.random() < 0.3, validate_on_migrate=chance.random() < 0.5,
             target=parse_version("3") if chance.random() < 0.2 else None,

@@ -191,7 +191,8 @@ class TestTransactions:
         "text",
         [
             "create index concurrently i on t (a)", "DROP INDEX CONCURRENTLY i; VACUUM t;", "ALTER SYSTEM SET a = b",
-            "CREATE DATABASE d", "DROP TABLESPACE d", "CREATE SUBSCRIPTION s CONNECTION '' PUBLICATION p", "DISCARD ALL",
+            "CREATE DATABASE d", "DROP TABLESPACE d", "CREATE SUBSCRIPTION s CONNECTION '' PUBLICATION p",
+            "DISCARD ALL",
             "REINDEX (VERBOSE) SCHEMA s", "-- note\n/* /* */ */ VACUUM (FULL) t",
         ],
     )  # fmt: skip

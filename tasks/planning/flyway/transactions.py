@@ -177,6 +177,8 @@ def _statements(text: str) -> Iterator[_Statement]:
         if word and depth == 0:
             _follow_blocks(blocks, word, last)
             current.outer.append(word)
+        elif depth == 0 and value == "@":
+            current.outer.append(value)  # SQL*Plus's sign for another file; Flyway counts it among the words
         last = word
     if current.line:
         yield current
