@@ -82,7 +82,7 @@ def _libraries() -> Path:
         "-q",
         "-B",
         "-f",
-        HERE / "pom.xml",
+        str(HERE / "pom.xml"),
         "dependency:copy-dependencies",
         f"-DoutputDirectory={partial}",
     ]
