@@ -33,7 +33,8 @@ def read_history(connection: psycopg.Connection[TupleRow], settings: Settings) -
     """Return the rows of the history table by their rank, None where there is no such table.
 
     The connection is in no transaction. Raises `MissingPrivilege`; `LockNotAcquired` when somebody holds the table
-    locked; `SpecError` for a table that is not Flyway's; `Unsupported` for migrations of the paid editions.
+    locked; `SpecError` for a table that is not Flyway's, and where no schema is given and only others have one;
+    `Unsupported` for migrations of the paid editions.
     """
     with connection.transaction():
         connection.execute("SET TRANSACTION READ ONLY")
@@ -41,6 +42,8 @@ def read_history(connection: psycopg.Connection[TupleRow], settings: Settings) -
         place = {"schema": settings.default_schema, "table": settings.table}
         found = connection.execute(_SQL["table"], place).fetchone()
         if found is None:
+            if settings.default_schema is None:
+                _refuse_another(connection, settings.table)
             return None
         schema, readable, columns = found
         name = f"{schema}.{settings.table}"
@@ -65,6 +68,16 @@ def read_history(connection: psycopg.Connection[TupleRow], settings: Settings) -
                 remedy="Look at it again when that session is done.",
             ) from None
     return tuple(_applied(row, name) for row in rows)
+
+
+def _refuse_another(connection: psycopg.Connection[TupleRow], table: str) -> None:
+    """Refuse to take a database for a new one where only a schema that is not the first has a history."""
+    schemas = [schema for (schema,) in connection.execute(_SQL["elsewhere"], {"table": table}).fetchall()]
+    if schemas:
+        raise SpecError(
+            f"The first schema of the search_path has no table {table}, but this one has: {', '.join(schemas)}.",
+            remedy="Give the schema that Flyway uses (flyway.defaultSchema, or the first of flyway.schemas).",
+        )
 
 
 def _applied(row: TupleRow, table: str) -> Applied:

@@ -385,6 +385,7 @@ def test_placeholders(flyway: RealFlyway, database: Target, tmp_path: Path) -> N
         {
             "V1__t.sql": "CREATE TABLE ${Prefix}_t (id int); -- ${filler}$${prefix}\n",
             "R__v.sql": "CREATE OR REPLACE VIEW v AS SELECT 'in ${FLYWAY:filename} of ${flyway:table}' AS x;",
+            "R__.sql": "SELECT '${flyway:filename}'",
             "R__raw.sql": "DO $$ BEGIN PERFORM '${not this}'; END $$;",
             "R__raw.sql.conf": "placeholderReplacement=false",
         },
@@ -576,7 +577,8 @@ def test_the_first_schema_of_the_search_path_is_the_one(
 ) -> None:
     history.execute(sql.SQL("ALTER DATABASE {} SET search_path = nowhere, app").format(sql.Identifier(database.name)))
     history.execute("CREATE SCHEMA app")
-    assert read(database) is None
+    with pytest.raises(SpecError, match=r"has no table flyway_schema_history, but this one has: public\."):
+        read(database)
     history.execute("ALTER TABLE flyway_schema_history SET SCHEMA app")
     assert read(database) == ()
 

@@ -11,3 +11,13 @@ SELECT namespace.nspname::text,
  WHERE namespace.nspname = coalesce(%(schema)s::text, current_schema()::text)
    AND relation.relname = %(table)s
    AND relation.relkind IN ('r', 'p', 'v')
+
+-- name: elsewhere
+-- Other schemas with a table of this name that could be a history.
+SELECT namespace.nspname::text
+  FROM pg_catalog.pg_class AS relation
+  JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = relation.relnamespace
+  JOIN pg_catalog.pg_attribute AS rank ON rank.attrelid = relation.oid AND rank.attname = 'installed_rank'
+ WHERE relation.relname = %(table)s
+   AND relation.relkind IN ('r', 'p', 'v')
+ ORDER BY 1

@@ -139,7 +139,10 @@ def final_text(migration: Migration, settings: Settings) -> str:
     wanted = migration.script_settings.placeholder_replacement
     if not (settings.placeholder_replacement if wanted is None else wanted):
         return migration.text
-    own = own_values(migration.path.name, settings)
+    name = migration.path.name
+    if not migration.description:
+        name = name.replace(settings.sql_migration_separator, "", 1)  # Flyway puts the name together from its parts
+    own = own_values(name, settings)
     return replaced(migration.text, settings, own, source=str(migration.path))
 
 
