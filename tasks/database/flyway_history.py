@@ -1,0 +1,101 @@
+"""Reads Flyway's history table, and judges a folder by it as Flyway would. Writes nothing."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from tasks.database.connection import limits
+from tasks.database.queries import queries
+from tasks.planning.errors import LockNotAcquired, MissingPrivilege, SpecError
+from tasks.planning.flyway.folder import Folder
+from tasks.planning.flyway.history import Applied, Judgement, judge
+from tasks.planning.flyway.settings import Settings
+from tasks.planning.flyway.versions import parse_version
+
+LOCK_TIMEOUT_MS = 2_000
+STATEMENT_TIMEOUT_MS = 30_000
+
+_SQL = queries("flyway_history")
+_COLUMNS = ("installed_rank", "version", "description", "type", "script", "checksum", "success")
+
+
+def judge_folder(connection: psycopg.Connection[TupleRow], folder: Folder, settings: Settings) -> Judgement:
+    """Return the state of every migration in this database; without a history table, nothing is applied yet.
+
+    Raises what `read_history` and `tasks.planning.flyway.history.judge` raise.
+    """
+    return judge(folder, read_history(connection, settings) or (), settings)
+
+
+def read_history(connection: psycopg.Connection[TupleRow], settings: Settings) -> tuple[Applied, ...] | None:
+    """Return the rows of the history table by their rank, None where there is no such table.
+
+    The connection is in no transaction. Raises `MissingPrivilege`; `LockNotAcquired` when somebody holds the table
+    locked; `SpecError` for a table that is not Flyway's, and where no schema is given and only others have one;
+    `Unsupported` for migrations of the paid editions.
+    """
+    with connection.transaction():
+        connection.execute("SET TRANSACTION READ ONLY")
+        limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+        place = {"schema": settings.default_schema, "table": settings.table}
+        found = connection.execute(_SQL["table"], place).fetchone()
+        if found is None:
+            if settings.default_schema is None:
+                _refuse_another(connection, settings.table)
+            return None
+        schema, readable, columns = found
+        name = f"{schema}.{settings.table}"
+        lacking = [column for column in _COLUMNS if column not in columns]
+        if lacking:
+            raise SpecError(
+                f"The table {name} is not a history of Flyway's: it has no column {lacking[0]}.",
+                remedy="Name the table that flyway.table and flyway.defaultSchema name.",
+            )
+        if not readable:
+            raise _may_not_read(connection, schema, settings.table)
+        statement = sql.SQL("SELECT {} FROM {} ORDER BY installed_rank").format(
+            sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)), sql.Identifier(schema, settings.table)
+        )
+        try:
+            rows = connection.execute(statement).fetchall()
+        except psycopg.errors.LockNotAvailable:
+            raise LockNotAcquired(
+                f"The table {name} is locked by another session.",
+                table=name,
+                blockers=(),
+                remedy="Look at it again when that session is done.",
+            ) from None
+    return tuple(_applied(row, name) for row in rows)
+
+
+def _refuse_another(connection: psycopg.Connection[TupleRow], table: str) -> None:
+    """Refuse to take a database for a new one where only a schema that is not the first has a history."""
+    schemas = [schema for (schema,) in connection.execute(_SQL["elsewhere"], {"table": table}).fetchall()]
+    if schemas:
+        raise SpecError(
+            f"The first schema of the search_path has no table {table}, but this one has: {', '.join(schemas)}.",
+            remedy="Give the schema that Flyway uses (flyway.defaultSchema, or the first of flyway.schemas).",
+        )
+
+
+def _applied(row: TupleRow, table: str) -> Applied:
+    rank, written, description, kind, script, recorded, success = row
+    version = None if written is None else parse_version(written)
+    if written is not None and version is None:
+        raise SpecError(
+            f"The table {table} has a migration whose version {written!r} is not one.",
+            remedy="Flyway fails here too: mend the row.",
+        )
+    return Applied(rank, version, description, kind, script, recorded, success)
+
+
+def _may_not_read(connection: psycopg.Connection[TupleRow], schema: str, table: str) -> MissingPrivilege:
+    user = connection.info.user
+    grant = sql.SQL("GRANT USAGE ON SCHEMA {0} TO {1}; GRANT SELECT ON {0}.{2} TO {1};").format(
+        sql.Identifier(schema), sql.Identifier(user), sql.Identifier(table)
+    )
+    return MissingPrivilege(
+        f"The role {user!r} may not read Flyway's history, the table {schema}.{table}.", grant=grant.as_string()
+    )

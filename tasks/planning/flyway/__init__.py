@@ -1,0 +1,1 @@
+"""A folder of Flyway migrations, read as Flyway itself reads it: names, versions, checksums, states, transactions."""
