@@ -38,7 +38,7 @@ STATEMENT_TIMEOUT_MS = 30_000
 LOCK_TIMEOUT_MS = 1_000
 
 COMPUTE_TIMEOUT_MS = 2_000
-COMPUTE_TRIES = 3
+COMPUTE_TRIES = 5
 RATIO_RANGE = (0.25, 4.0)
 """Beyond it something else was measured, e.g. a server that is busy."""
 
@@ -137,17 +137,21 @@ def computing_ratio(live: Connection, scratch: Connection) -> float | None:
     It computes for some tens of milliseconds, reads no table, and takes no lock.
     """
     try:
-        on_live, on_scratch = _compute(live), _compute(scratch)
+        for connection in (live, scratch):
+            session_limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=COMPUTE_TIMEOUT_MS)
+        # In turns, so that what else this machine does concerns both; the quickest is the least disturbed.
+        tries = [(_compute(live), _compute(scratch)) for _ in range(COMPUTE_TRIES)]
     except psycopg.errors.QueryCanceled:
         return None
+    on_live, on_scratch = (min(times) for times in zip(*tries, strict=True))
     ratio = on_scratch / on_live
     return ratio if RATIO_RANGE[0] <= ratio <= RATIO_RANGE[1] else None
 
 
 def _compute(connection: Connection) -> float:
-    session_limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=COMPUTE_TIMEOUT_MS)
-    journey = min(_timed(connection, "nothing") for _ in range(COMPUTE_TRIES))
-    return max(1e-4, min(_timed(connection, "compute") for _ in range(COMPUTE_TRIES)) - journey)
+    """Return the seconds of the computation, without the journey to the server and back."""
+    journey = _timed(connection, "nothing")
+    return max(1e-4, _timed(connection, "compute") - journey)
 
 
 def _timed(connection: Connection, query: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 from psycopg.rows import TupleRow
 
-from tasks.database.calibration import calibrate, computing_ratio
+from tasks.database.calibration import SECONDS, calibrate, computing_ratio
 from tasks.database.hours import measured
 from tasks.database.ledger import Ledger
 from tasks.planning.forecast import ForecastError, PlanForecast, forecast, forecast_error
@@ -36,8 +36,10 @@ def _runs(ledger: Ledger, name: str, plan: Plan) -> Iterator[Run]:
         yield Run(name, done.step, done.seconds, counted.get(done.step.id) or done.step.forecast.rows)
 
 
-def known_paces(live: Connection, scratch: Connection | None, plan: Plan, facts: LiveFacts) -> Paces:
-    """Return what earlier runs here tell, and a calibration of what they do not.
+def known_paces(
+    live: Connection, scratch: Connection | None, plan: Plan, facts: LiveFacts, *, seconds: float = SECONDS
+) -> Paces:
+    """Return what earlier runs here tell, and a calibration of about ``seconds`` a table of what they do not.
 
     Calibrated are the plan's largest tables, and none where even the built-in paces foretell moments. ``scratch`` is an
     autocommit connection to a database of its own on another server; None does without: nobody's server is worked for
@@ -48,7 +50,7 @@ def known_paces(live: Connection, scratch: Connection | None, plan: Plan, facts:
     calibrations: tuple[Calibration, ...] = ()
     if scratch is not None and wanted:
         ratio = computing_ratio(live, scratch)
-        calibrations = tuple(calibrate(scratch, facts, table, ratio=ratio) for table in wanted)
+        calibrations = tuple(calibrate(scratch, facts, table, ratio=ratio, seconds=seconds) for table in wanted)
     return paces(runs, calibrations)
 
 
@@ -66,9 +68,11 @@ def _unknown(plan: Plan, facts: LiveFacts, runs: tuple[Run, ...]) -> tuple[Table
     return tuple(sorted(large, key=lambda name: (-rows[name], name))[:MOST_CALIBRATIONS])
 
 
-def foresee(live: Connection, scratch: Connection | None, plan: Plan, facts: LiveFacts) -> PlanForecast:
-    """Return what the plan will take on this database, by everything that is known of it."""
-    return forecast(plan, facts, known_paces(live, scratch, plan, facts))
+def foresee(
+    live: Connection, scratch: Connection | None, plan: Plan, facts: LiveFacts, *, seconds: float = SECONDS
+) -> PlanForecast:
+    """Return what the plan will take on this database, by everything that `known_paces` knows of it."""
+    return forecast(plan, facts, known_paces(live, scratch, plan, facts, seconds=seconds))
 
 
 def error_of(ledger: Ledger, migration: str) -> ForecastError:
