@@ -40,6 +40,8 @@ ENTRY_WAL_BYTES = 64
 """The same for an entry in an index, with a key of usual width."""
 ENTRY_BYTES = (22, 56)
 """An index entry of one integer in a page filled to nine tenths, and one of a text of some thirty bytes."""
+PRUNED_WAL = 0.67
+"""A backfill fills a block's rows in turns, so that most stay in it (docs/benchmarks.md: a third less WAL)."""
 GROWTH_BEST = 0.2
 """A backfill prunes behind itself (docs/benchmarks.md: 1.17 times the table)."""
 
@@ -271,10 +273,12 @@ def _rewritten(
     heap = table.heap_bytes if table is not None else rows * width
     in_indexes = table.index_bytes if table is not None else 0
     calibration = paces.calibration_of(table.name if table is not None else None)
-    each = width + UPDATE_WAL_BYTES if calibration is None else ceil(calibration.filled_wal)
+    least = width + UPDATE_WAL_BYTES
+    each = least if calibration is None else max(least, ceil(calibration.filled_wal))
+    best = least if calibration is None else ceil(calibration.filled_wal * PRUNED_WAL)
     # Once after each checkpoint the log has a page as a whole: at worst all of them, and the new ones.
     pages = 2 * heap + in_indexes
-    wal = Volume(best=rows * each, worst=rows * (each + len(indexes) * ENTRY_WAL_BYTES) + pages)
+    wal = Volume(best=rows * best, worst=rows * (each + len(indexes) * ENTRY_WAL_BYTES) + pages)
     kept = rows * width if isinstance(step.action, UpdateRows | DeleteRows) and step.action.kept is not None else 0
     disk = Volume(best=int(GROWTH_BEST * rows * width), worst=rows * width + in_indexes + kept)
     return wal, disk

@@ -147,7 +147,7 @@ class Calibration(Part):
     ratio: float | None = None
 
     def paces(self) -> Mapping[tuple[TableName, Work], Pace]:
-        """Return the paces for the live server, where the disk is another one: at worst as much slower as built in."""
+        """Return the paces for the live server. Its disk is another one: at worst it is as much slower as built in."""
         return {(self.table, work): self._pace(work, quick, slow) for work, quick, slow in self.speeds}
 
     def _pace(self, work: Work, quick: float, slow: float) -> Pace:
@@ -155,7 +155,7 @@ class Calibration(Part):
         ratio = self.ratio or 1.0
         compared = "" if self.ratio is None else f", this server computing {self.ratio:.1f} times as fast as that one"
         return Pace(
-            best=quick * ratio,
+            best=quick * ratio * QUICKER,
             worst=slow * ratio / spread,
             source="calibration",
             said=f"{self.rows:,} generated rows of {self.row_bytes} bytes in the scratch database{compared}",
