@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import TupleRow
 
 from tasks.database.calibration import SECONDS, calibrate, computing_ratio
+from tasks.database.clone import SCRATCH_PREFIX, scratch_server
+from tasks.database.connection import Target, connect
 from tasks.database.hours import measured
 from tasks.database.ledger import Ledger
+from tasks.database.live import SAMPLE_SECONDS, look
+from tasks.database.server import EmbeddedServer
 from tasks.planning.forecast import ForecastError, PlanForecast, forecast, forecast_error
 from tasks.planning.live import LiveFacts
 from tasks.planning.names import TableName
@@ -73,6 +81,31 @@ def foresee(
 ) -> PlanForecast:
     """Return what the plan will take on this database, by everything that `known_paces` knows of it."""
     return forecast(plan, facts, known_paces(live, scratch, plan, facts, seconds=seconds))
+
+
+def survey(target: Target, plan: Plan, *, sample_seconds: float = SAMPLE_SECONDS) -> tuple[LiveFacts, PlanForecast]:
+    """Look at the plan's database and foretell what the plan takes there: about ten seconds, most of them waiting.
+
+    The calibration is made on the embedded server of schema clones, in a database of its own.
+    """
+    with connect(target, role="plan") as live:
+        facts = look(live, sample_seconds=sample_seconds)
+        with scratch_server(facts.server_version // 10_000) as server, _database(server) as scratch:
+            return facts, foresee(live, scratch, plan, facts)
+
+
+@contextmanager
+def _database(server: EmbeddedServer) -> Iterator[Connection]:
+    """A database with nothing in it; by its name the next planner finds it if this one is killed."""
+    name = f"{SCRATCH_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
+    identifier = sql.Identifier(name)
+    with connect(Target("scratch", server.url("postgres")), role="scratch") as maintenance:
+        maintenance.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(identifier))
+        try:
+            with connect(Target("scratch", server.url(name)), role="scratch") as scratch:
+                yield scratch
+        finally:
+            maintenance.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier))
 
 
 def error_of(ledger: Ledger, migration: str) -> ForecastError:

@@ -6,13 +6,13 @@ constraints never validated, keys that run out of numbers, bloat. Each judgement
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from math import ceil
 from typing import Literal
 
 from tasks.planning.catalog import Snapshot
-from tasks.planning.live import ForeignKeyFacts, IndexFacts, KeyFacts, LiveFacts, TableFacts
+from tasks.planning.live import ForeignKeyFacts, IndexFacts, KeyFacts, LiveFacts, TableFacts, WriteRate
 from tasks.planning.names import TableName, display
 
 LARGE_ROWS = 100_000
@@ -51,13 +51,21 @@ class MissingIndex(Snapshot):
 
 def missing_indexes(facts: LiveFacts) -> tuple[MissingIndex, ...]:
     """Return the foreign keys without an index on the referring side, those of the largest tables first."""
+    indexes, tables = _by_table(facts.indexes), {table.name: table for table in facts.tables}
     found = [
         MissingIndex(key=key, rows=table.known_rows if table else 0, bytes=table.bytes if table else 0)
         for key in facts.foreign_keys
-        if not any(_serves(index, key) for index in facts.indexes_of(key.table))
-        for table in (facts.table(key.table),)
+        if not any(_serves(index, key) for index in indexes.get(key.table, ()))
+        for table in (tables.get(key.table),)
     ]
     return tuple(sorted(found, key=lambda item: (-item.rows, item.key.table, item.key.name)))
+
+
+def _by_table(indexes: Iterable[IndexFacts]) -> Mapping[TableName, list[IndexFacts]]:
+    found: dict[TableName, list[IndexFacts]] = {}
+    for index in indexes:
+        found.setdefault(index.table, []).append(index)
+    return found
 
 
 def _serves(index: IndexFacts, key: ForeignKeyFacts) -> bool:
@@ -92,12 +100,13 @@ class Redundancy(Snapshot):
 def redundant_indexes(facts: LiveFacts) -> tuple[Redundancy, ...]:
     """Return the indexes that others make superfluous, the largest first; of two that are the same only one."""
     found: list[Redundancy] = []
-    for table in dict.fromkeys(index.table for index in facts.indexes):
+    for indexes in _by_table(facts.indexes).values():
         # Those that must stay come first, so that the other one of a pair is named.
         gone: set[str] = set()
-        for index in sorted(facts.indexes_of(table), key=_keeping):
-            others = [other for other in facts.indexes_of(table) if other.name not in gone and other != index]
-            by = next((other for other in sorted(others, key=_keeping, reverse=True) if _replaces(other, index)), None)
+        ordered = sorted(indexes, key=_keeping)
+        for index in ordered:
+            others = (other for other in reversed(ordered) if other.name not in gone and other is not index)
+            by = next((other for other in others if _replaces(other, index)), None)
             if by is not None:
                 gone.add(index.name)
                 found.append(Redundancy(index=index, by=by, role=_role(index), same=by.keys == index.keys))
@@ -217,7 +226,12 @@ class Exhaustion(Snapshot):
 
 def exhaustion(facts: LiveFacts) -> tuple[Exhaustion, ...]:
     """Return every key whose last number is known, the one that ends first at the front, then by what is used up."""
-    found = [_exhaustion(facts, key, key.last) for key in facts.keys if key.last is not None]
+    now, always = _inserted(facts, facts.rates), _inserted(facts, facts.averages)
+    found = [
+        _exhaustion(facts.taken_at, key, key.last, now.get(key.table, 0.0), always.get(key.table, 0.0))
+        for key in facts.keys
+        if key.last is not None
+    ]
     never = datetime.max.replace(tzinfo=facts.taken_at.tzinfo)
     return tuple(sorted(found, key=lambda item: (item.ends_at or never, -item.used, item.key.table, item.key.column)))
 
@@ -232,7 +246,17 @@ def near_exhaustion(facts: LiveFacts, *, years: float = 5.0) -> tuple[Exhaustion
     )
 
 
-def _exhaustion(facts: LiveFacts, key: KeyFacts, last: int) -> Exhaustion:
+def _inserted(facts: LiveFacts, rates: Iterable[WriteRate]) -> Mapping[TableName, float]:
+    """Return the rows a second inserted into each table, a partitioned one's together."""
+    roots = {table.name: table.root for table in facts.tables}
+    found: dict[TableName, float] = {}
+    for rate in rates:
+        name = roots.get(rate.table) or rate.table
+        found[name] = found.get(name, 0.0) + rate.inserted
+    return found
+
+
+def _exhaustion(moment: datetime, key: KeyFacts, last: int, now: float, always: float) -> Exhaustion:
     step = abs(key.increment) or 1
     highest = MAX_OF_TYPE[key.type]
     if key.increment > 0:
@@ -241,17 +265,14 @@ def _exhaustion(facts: LiveFacts, key: KeyFacts, last: int) -> Exhaustion:
     else:
         limit = max(-highest - 1, key.sequence_min)
         left, used = max(0, last - limit) // step, max(0.0, last / limit) if limit < 0 else 1.0
-    rate, measured = _numbers_a_second(facts, key)
-    ends = None if rate == 0 or key.cycles else _after(facts.taken_at, left / (rate / step))
+    rate, measured = _numbers_a_second(key, now * step, always * step)
+    ends = None if rate == 0 or key.cycles else _after(moment, left / (rate / step))
     return Exhaustion(key=key, limit=limit, used=min(1.0, used), left=left, rate=rate, measured=measured, ends_at=ends)
 
 
 def _numbers_a_second(
-    facts: LiveFacts, key: KeyFacts
+    key: KeyFacts, now: float, always: float
 ) -> tuple[float, Literal["sequence", "inserts", "average", "none"]]:
-    parts = {key.table} | {table.name for table in facts.tables if table.root == key.table}
-    now = sum(rate.inserted for rate in facts.rates if rate.table in parts) * abs(key.increment)
-    always = sum(rate.inserted for rate in facts.averages if rate.table in parts) * abs(key.increment)
     fastest = max(key.rate or 0.0, now, always)
     if fastest == 0:
         return 0.0, "none"

@@ -11,7 +11,7 @@ from psycopg.rows import TupleRow
 from tasks.database import calibration, live
 from tasks.database.calibration import calibrate, computing_ratio
 from tasks.database.connection import Target, connect
-from tasks.database.foresight import earlier_runs, error_of, foresee, known_paces
+from tasks.database.foresight import earlier_runs, error_of, foresee, known_paces, survey
 from tasks.database.ledger import Ledger
 from tasks.database.queries import queries
 from tasks.database.runner import open_runner
@@ -212,6 +212,15 @@ def test_only_what_the_ledger_does_not_know_is_calibrated(
         known = known_paces(connection, scratch, only_fill, facts, seconds=0.3)
         assert known.calibrations == ()
         assert known.of(READINGS, "backfill").source == "ledger"
+
+
+def test_a_survey_looks_and_foretells(readings: Target) -> None:
+    facts, expected = survey(readings, plan(), sample_seconds=0.0)
+    assert facts.table(READINGS) is not None
+    fill = expected.step(FILL)
+    assert fill.pace is not None
+    assert fill.pace.source == "calibration"
+    assert 0 < fill.seconds.best < fill.seconds.worst
 
 
 def test_small_tables_are_not_worth_a_calibration(database: Target, scratch: psycopg.Connection[TupleRow]) -> None:

@@ -87,3 +87,9 @@ def test_an_extension_that_is_not_loaded(silent: Target) -> None:
     assert said == (
         "baseline latencies: pg_stat_statements is not loaded (shared_preload_libraries = 'pg_stat_statements')"
     )
+    # A server that was upgraded keeps the extension's old columns until somebody updates it.
+    run(silent, "DROP EXTENSION pg_stat_statements", "CREATE EXTENSION pg_stat_statements VERSION '1.7'")
+    (said,) = [str(item) for item in looked(silent).unseen if "latencies" in item.what]
+    assert said == (
+        "baseline latencies: pg_stat_statements is of version 1.7 (ALTER EXTENSION pg_stat_statements UPDATE)"
+    )

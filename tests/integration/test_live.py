@@ -248,10 +248,18 @@ def test_bloat_is_estimated(database: Target) -> None:
         database,
         "CREATE TABLE swollen (id int PRIMARY KEY, note text) WITH (autovacuum_enabled = off);"
         "INSERT INTO swollen SELECT n, repeat('x', 400) FROM generate_series(1, 60000) AS n;"
-        "CREATE TABLE lean (id int PRIMARY KEY, note text); INSERT INTO lean TABLE swollen; ANALYZE",
+        "CREATE TABLE lean (id int PRIMARY KEY, note text); INSERT INTO lean TABLE swollen;"
+        "CREATE INDEX lean_next ON lean ((id + 1), id); ANALYZE",
     )
     facts = looked(database)
     assert notable_bloat(facts) == ()
+    assert {item.relation.name for item in bloat(facts)} == {
+        "swollen",
+        "swollen_pkey",
+        "lean",
+        "lean_pkey",
+        "lean_next",
+    }
     # Where nothing is bloated the estimate is right to a few percent.
     for item in bloat(facts):
         assert 0.9 < item.expected_bytes / item.bytes < 1.1, item

@@ -110,10 +110,29 @@ SELECT r.nspname AS schema, r.relname AS name, r.relkind::text AS kind,
 -- name: indexes
 -- A key is told with all that decides which searches it serves: expression, operator class, collation, direction. Whether
 -- an index is just being built shows only to its own role and to members of pg_read_all_stats.
+-- Widths are joined by one text, since the estimates for pg_stats are so low that several keys end in a nested loop.
 WITH width AS MATERIALIZED (
-    SELECT s.schemaname, s.tablename, s.attname, (s.avg_width * (1 - s.null_frac))::float8 AS bytes
+    SELECT concat_ws('/', quote_ident(s.schemaname), quote_ident(s.tablename), quote_ident(s.attname)) AS path,
+           (s.avg_width * (1 - s.null_frac))::float8 AS bytes
       FROM pg_catalog.pg_stats AS s
      WHERE NOT s.inherited AND s.schemaname !~ '^pg_' AND s.schemaname NOT IN ('information_schema', 'lockstep')
+), part AS MATERIALIZED (
+    -- What an expression gives is measured under the index's own name.
+    SELECT i.indexrelid,
+           CASE WHEN a.attnum IS NULL
+                THEN concat_ws('/', quote_ident(n.nspname), quote_ident(ic.relname), quote_ident(e.attname))
+                ELSE concat_ws('/', quote_ident(n.nspname), quote_ident(c.relname), quote_ident(a.attname)) END AS path
+      FROM pg_catalog.pg_index AS i
+      JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+      JOIN pg_catalog.pg_class AS ic ON ic.oid = i.indexrelid
+      JOIN pg_catalog.pg_attribute AS e ON e.attrelid = i.indexrelid AND e.attnum > 0
+      LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[e.attnum - 1] AND a.attnum > 0
+     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'lockstep')
+), entry AS MATERIALIZED (
+    SELECT part.indexrelid, count(*) AS measured, sum(width.bytes) AS bytes
+      FROM part JOIN width ON width.path = part.path
+     GROUP BY part.indexrelid
 ), building AS MATERIALIZED (
     SELECT p.index_relid FROM pg_catalog.pg_stat_progress_create_index AS p WHERE p.datname = current_database()
 )
@@ -144,18 +163,12 @@ SELECT n.nspname AS schema, c.relname AS table_name, ic.relname AS name, am.amna
             WHEN pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') THEN false END AS being_built,
        con.conname AS "constraint",
        EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = ic.oid) AS attached,
-       EXISTS (SELECT FROM pg_catalog.pg_constraint AS f WHERE f.contype = 'f' AND f.conindid = ic.oid) AS referenced,
+       con.is_referenced IS TRUE AS referenced,
        ic.relkind = 'I' AS partitioned,
        ic.relpages::bigint * current_setting('block_size')::bigint AS bytes,
        CASE WHEN ic.reltuples > 0 THEN ic.reltuples ELSE 0 END::bigint AS entries,
        coalesce(s.idx_scan, 0)::bigint AS scans,
-       (SELECT CASE WHEN count(*) = i.indnatts THEN sum(w.bytes) END
-          FROM generate_series(1, i.indnatts::int) AS k (n)
-          LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n - 1] AND a.attnum > 0
-          LEFT JOIN pg_catalog.pg_attribute AS e ON e.attrelid = ic.oid AND e.attnum = k.n
-          JOIN width AS w ON w.schemaname = n.nspname
-               AND w.tablename = CASE WHEN a.attnum IS NULL THEN ic.relname ELSE c.relname END
-               AND w.attname = coalesce(a.attname, e.attname))::float8 AS key_bytes,
+       CASE WHEN entry.measured = i.indnatts THEN entry.bytes END AS key_bytes,
        coalesce((SELECT substring(o FROM '^fillfactor=(\d+)$')::int FROM unnest(ic.reloptions) AS o
                   WHERE o LIKE 'fillfactor=%'), 90) AS fillfactor
   FROM pg_catalog.pg_index AS i
@@ -163,9 +176,13 @@ SELECT n.nspname AS schema, c.relname AS table_name, ic.relname AS name, am.amna
   JOIN pg_catalog.pg_am AS am ON am.oid = ic.relam
   JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid AND c.relpersistence <> 't'
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+  LEFT JOIN entry ON entry.indexrelid = ic.oid
   LEFT JOIN pg_catalog.pg_stat_all_indexes AS s ON s.indexrelid = ic.oid
-  LEFT JOIN (SELECT k.conindid, min(k.conname::text) AS conname FROM pg_catalog.pg_constraint AS k
-              WHERE k.contype IN ('p', 'u', 'x') GROUP BY k.conindid) AS con ON con.conindid = ic.oid
+  -- pg_constraint has no index on conindid: joined as a whole.
+  LEFT JOIN (SELECT k.conindid, min(k.conname::text) FILTER (WHERE k.contype <> 'f') AS conname,
+                    bool_or(k.contype = 'f') AS is_referenced
+               FROM pg_catalog.pg_constraint AS k WHERE k.contype IN ('p', 'u', 'x', 'f')
+              GROUP BY k.conindid) AS con ON con.conindid = ic.oid
  WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'lockstep')
  ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C", ic.relname COLLATE "C"
 
