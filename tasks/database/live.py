@@ -19,6 +19,7 @@ from tasks.database.connection import limits
 from tasks.database.failures import connection_lost
 from tasks.database.locks import MAX_QUERY, query_shape
 from tasks.database.queries import queries
+from tasks.planning import parser
 from tasks.planning.live import (
     NO_FREE_SPACE,
     Counters,
@@ -56,7 +57,7 @@ LOCK_TIMEOUT_MS = 200
 """Sizes are read under ACCESS SHARE, which waits only behind DDL: estimates will do then."""
 SAMPLE_SECONDS = 5.0
 """Between two looks at the counters. A session reports what it wrote at most once a second."""
-MOST_TRANSACTIONS = 20
+MOST_TRANSACTIONS = 100
 MOST_STATEMENTS = 50
 OLDEST_STATEMENTS = (1, 8)
 """The version of pg_stat_statements that PostgreSQL 13 brought: before it the columns have other names."""
@@ -368,9 +369,23 @@ def _latencies(looking: _Look, *, sees_all: bool) -> tuple[QueryLatency, ...]:
     if not sees_all:
         looking.hide("baseline latencies of other roles' queries", "the role may not see them", looking.monitor())
     return tuple(
-        QueryLatency(shape=normalised_shape(row.pop("query")), mean_ms=row["total_ms"] / row["calls"], **row)
+        QueryLatency(
+            shape=normalised_shape(query),
+            relations=_relations(query),
+            mean_ms=row["total_ms"] / row["calls"],
+            **row,
+        )
         for row in rows
+        for query in (row.pop("query"),)
     )
+
+
+def _relations(query: str) -> tuple[tuple[str, str], ...]:
+    """Return what the query names; nothing of one that this parser does not read: a newer server's, or cut off."""
+    try:
+        return tuple(sorted(parser.relations(query)))
+    except parser.SyntaxFault:
+        return ()
 
 
 def normalised_shape(query: str) -> str:

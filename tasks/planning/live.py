@@ -120,6 +120,10 @@ class ForeignKeyFacts(Snapshot):
     table: TableName
     columns: tuple[str, ...]
     references: TableName
+    referenced: tuple[str, ...] = ()
+    """The columns there."""
+    types: tuple[str, ...] = ()
+    """The referring columns' types."""
     validated: bool = True
     acts: bool = False
 
@@ -285,7 +289,10 @@ class Publication(Snapshot):
 
 
 class QueryLatency(Snapshot):
-    """A query's times since its counters were reset, in milliseconds; ``shape`` holds no value."""
+    """A query's times since its counters were reset, in milliseconds; ``shape`` holds no value.
+
+    ``relations`` are schema (empty where the query does not name it) and name of what it reads and writes.
+    """
 
     queryid: str
     shape: str
@@ -295,6 +302,7 @@ class QueryLatency(Snapshot):
     deviation_ms: float
     total_ms: float
     rows: int = 0
+    relations: tuple[tuple[str, str], ...] = ()
 
 
 class LiveFacts(Snapshot):
@@ -334,6 +342,11 @@ class LiveFacts(Snapshot):
 
     def indexes_of(self, name: TableName) -> tuple[IndexFacts, ...]:
         return tuple(index for index in self.indexes if index.table == name)
+
+    def latencies_of(self, name: TableName) -> tuple[QueryLatency, ...]:
+        """Return the queries that name a table; one that names no schema may mean another table of that name."""
+        meant = {(name.schema, name.name), ("", name.name)}
+        return tuple(latency for latency in self.latencies if meant & set(latency.relations))
 
     def rate_of(self, name: TableName) -> WriteRate | None:
         """Return what is written to a table or its partitions while looked at, or on average where nothing was."""

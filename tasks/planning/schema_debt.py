@@ -222,14 +222,21 @@ class Exhaustion(Snapshot):
     rate: float
     measured: Literal["sequence", "inserts", "average", "none"]
     ends_at: datetime | None
+    refers_to: TableName | None = None
+    """``key`` is no key itself: it refers to one of a wider type, and ends before that one does."""
 
 
 def exhaustion(facts: LiveFacts) -> tuple[Exhaustion, ...]:
-    """Return every key whose last number is known, the one that ends first at the front, then by what is used up."""
+    """Return every key whose last number is known, the one that ends first at the front, then by what is used up.
+
+    A column that refers to a key and has a narrower type is among them: it takes the key's numbers.
+    """
     now, always = _inserted(facts, facts.rates), _inserted(facts, facts.averages)
     found = [
-        _exhaustion(facts.taken_at, key, key.last, now.get(key.table, 0.0), always.get(key.table, 0.0))
-        for key in facts.keys
+        _exhaustion(facts.taken_at, narrow, key.last, now.get(key.table, 0.0), always.get(key.table, 0.0)).model_copy(
+            update={"refers_to": None if narrow is key else key.table}
+        )
+        for key, narrow in _with_referring(facts)
         if key.last is not None
     ]
     never = datetime.max.replace(tzinfo=facts.taken_at.tzinfo)
@@ -244,6 +251,18 @@ def near_exhaustion(facts: LiveFacts, *, years: float = 5.0) -> tuple[Exhaustion
         for item in exhaustion(facts)
         if item.used >= CLOSE_TO_THE_END or (item.ends_at is not None and item.ends_at <= horizon)
     )
+
+
+def _with_referring(facts: LiveFacts) -> Iterator[tuple[KeyFacts, KeyFacts]]:
+    """Yield every key with itself, and with each narrower column that refers to it."""
+    keys = {(key.table, key.column): key for key in facts.keys}
+    for key in facts.keys:
+        yield key, key
+    for reference in facts.foreign_keys:
+        for column, type_, referenced in zip(reference.columns, reference.types, reference.referenced, strict=True):
+            wider = keys.get((reference.references, referenced))
+            if wider is not None and type_ in MAX_OF_TYPE and MAX_OF_TYPE[type_] < MAX_OF_TYPE[wider.type]:
+                yield wider, wider.model_copy(update={"table": reference.table, "column": column, "type": type_})
 
 
 def _inserted(facts: LiveFacts, rates: Iterable[WriteRate]) -> Mapping[TableName, float]:

@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 from tasks.database import live
 from tasks.database.connection import Target, connect
 from tasks.planning.live import LiveFacts
+from tasks.planning.names import TableName
 from tests.conftest import missing
 from tests.versions import started
 
@@ -61,6 +62,8 @@ def test_latencies_by_shape_without_values(counting: Target) -> None:
     (found,) = [item for item in facts.latencies if item.shape.startswith("SELECT email")]
     assert found.shape == "SELECT email FROM person WHERE id = $1 AND email <> $2"
     assert found.calls == 7
+    assert found in facts.latencies_of(TableName("public", "person"))
+    assert facts.latencies_of(TableName("public", "Person")) == ()
     assert 0 < found.mean_ms <= found.worst_ms
     assert found.total_ms == pytest.approx(7 * found.mean_ms)
     assert found.queryid.lstrip("-").isdigit()

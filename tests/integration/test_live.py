@@ -138,6 +138,8 @@ def test_keys_near_their_end(database: Target) -> None:
         "CREATE TABLE capped (id bigint DEFAULT 0 PRIMARY KEY); CREATE SEQUENCE cap MAXVALUE 1000;"
         "ALTER TABLE capped ALTER id SET DEFAULT nextval('cap'); SELECT setval('cap', 900);"
         "CREATE TABLE given (id int PRIMARY KEY); INSERT INTO given SELECT 2000000000 + generate_series(1, 900);"
+        "CREATE TABLE wide (id bigserial PRIMARY KEY); SELECT setval('wide_id_seq', 2147483600);"
+        "CREATE TABLE narrow (wide_id int REFERENCES wide);"
         "CREATE TABLE young (id bigserial PRIMARY KEY); INSERT INTO young DEFAULT VALUES; ANALYZE",
     )
     facts = looked(database)
@@ -146,6 +148,7 @@ def test_keys_near_their_end(database: Target) -> None:
         "public.small": (32_767, 2_767),
         "public.capped": (1_000, 100),
         "public.given": (2_147_483_647, 147_482_747),
+        "public.narrow": (2_147_483_647, 47),
     }
     assert {item.measured for item in exhaustion(facts)} <= {"none", "average"}
 

@@ -190,6 +190,18 @@ def test_what_is_not_known_is_not_judged() -> None:
     assert exhaustion(facts(keys=(key(last=None, seen=False),))) == ()
 
 
+def test_what_refers_to_a_wider_key_ends_first() -> None:
+    wide = key(type="bigint", last=2**31 - 11, rate=1.0)
+    narrow = ForeignKeyFacts(name="f", table=U, columns=("t_id",), types=("integer",), references=T, referenced=("id",))
+    as_wide = narrow.model_copy(update={"types": ("bigint",)})
+    found = exhaustion(facts(keys=(wide,), foreign_keys=(narrow, as_wide)))
+    assert [(item.key.table, item.key.column, item.left, item.refers_to) for item in found] == [
+        (U, "t_id", 10, T),
+        (T, "id", 2**63 - 1 - (2**31 - 11), None),
+    ]
+    assert found[0].ends_at == NOW + timedelta(seconds=10)
+
+
 def test_the_one_that_ends_first_comes_first() -> None:
     soon, later = key(column="b", last=2**31 - 100, rate=1.0), key(column="a", last=2**31 - 1_000, rate=1.0)
     found = exhaustion(facts(keys=(key(column="c", last=5), later, soon)))

@@ -193,7 +193,13 @@ SELECT k.conname AS name, n.nspname AS schema, c.relname AS table_name, rn.nspna
        k.confdeltype NOT IN ('a', 'r') OR k.confupdtype NOT IN ('a', 'r') AS acts,
        array(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS key (attnum, position)
                JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = key.attnum
-              ORDER BY key.position) AS columns
+              ORDER BY key.position) AS columns,
+       array(SELECT a.atttypid::regtype::text FROM unnest(k.conkey) WITH ORDINALITY AS key (attnum, position)
+               JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = key.attnum
+              ORDER BY key.position) AS types,
+       array(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY AS key (attnum, position)
+               JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = key.attnum
+              ORDER BY key.position) AS referenced
   FROM pg_catalog.pg_constraint AS k
   JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
