@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from tasks.database import live
 from tasks.database.connection import Target, connect
 from tasks.database.ledger import install
+from tasks.database.server import EmbeddedServer
 from tasks.planning.live import NO_FREE_SPACE, LiveFacts
 from tasks.planning.names import TableName
 from tasks.planning.plan import LockUse
@@ -29,12 +31,13 @@ from tasks.planning.schema_debt import (
 )
 from tests.conftest import CANARY, INTAKES
 from tests.integration.synthetic import ask
+from tests.standby import standby_of
 
 DEBT = """
 CREATE TABLE person (id bigint PRIMARY KEY, email text);
 CREATE TABLE visit (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, person_id bigint REFERENCES person,
-    host_id bigint CONSTRAINT hosted REFERENCES person, at timestamptz NOT NULL DEFAULT now(), note text
+    host_id bigint, at timestamptz NOT NULL DEFAULT now(), note text
 );
 CREATE INDEX visit_person ON visit (person_id);
 CREATE INDEX visit_person_at ON visit (person_id, at);
@@ -42,6 +45,7 @@ CREATE INDEX visit_note ON visit (note text_pattern_ops);
 CREATE INDEX visit_note_at ON visit (note, at);
 CREATE UNIQUE INDEX visit_again ON visit (id);
 ALTER TABLE visit ADD CONSTRAINT noted CHECK (note <> '') NOT VALID;
+ALTER TABLE visit ADD CONSTRAINT hosted FOREIGN KEY (host_id) REFERENCES person ON DELETE CASCADE NOT VALID;
 CREATE INDEX visit_host_part ON visit (host_id) WHERE note IS NOT NULL;
 """
 VISIT, PERSON, INTAKE = TableName("public", "visit"), TableName("public", "person"), TableName("public", "water_intake")
@@ -105,7 +109,14 @@ def test_debt_is_found(database: Target) -> None:
         "visit_person": ("visit_person_at", "plain", False),
         "visit_again": ("visit_pkey", "unique", True),
     }
-    assert [(item.name, item.table, item.kind) for item in facts.not_valid] == [("noted", VISIT, "check")]
+    assert [(item.name, item.table, item.kind) for item in facts.not_valid] == [
+        ("hosted", VISIT, "foreign_key"),
+        ("noted", VISIT, "check"),
+    ]
+    assert [(key.name, key.acts, key.validated) for key in facts.foreign_keys] == [
+        ("hosted", True, False),
+        ("visit_person_id_fkey", False, True),
+    ]
 
 
 def test_what_was_repaired_is_not_found_any_more(database: Target) -> None:
@@ -113,7 +124,7 @@ def test_what_was_repaired_is_not_found_any_more(database: Target) -> None:
     ask(
         database,
         "DROP INDEX visit_person, visit_again; CREATE INDEX ON visit (host_id) WHERE host_id IS NOT NULL;"
-        "ALTER TABLE visit VALIDATE CONSTRAINT noted",
+        "ALTER TABLE visit VALIDATE CONSTRAINT noted; ALTER TABLE visit VALIDATE CONSTRAINT hosted",
     )
     facts = looked(database)
     assert missing_indexes(facts) == ()
@@ -128,6 +139,49 @@ def test_a_failed_build_leaves_an_invalid_index(database: Target) -> None:
         connection.execute("CREATE UNIQUE INDEX CONCURRENTLY twice_n ON twice (n)")
     found = invalid_indexes(looked(database))
     assert [(item.index.name, item.state) for item in found] == [("twice_n", "failed")]
+
+
+@pytest.mark.every_version
+def test_an_index_that_is_being_built(database: Target) -> None:
+    ask(database, "CREATE TABLE slow (n int); INSERT INTO slow VALUES (1)")
+
+    def build() -> None:
+        with session(database) as connection:
+            connection.execute("CREATE INDEX CONCURRENTLY slow_n ON slow (n)")
+
+    builder = threading.Thread(target=build)
+    with session(database) as writer, writer.transaction():
+        writer.execute("UPDATE slow SET n = 2")
+        builder.start()
+        facts = eventually(database, lambda found: bool(invalid_indexes(found)))
+    builder.join(timeout=20)
+    assert [(item.index.name, item.state) for item in invalid_indexes(facts)] == [("slow_n", "being built")]
+    assert invalid_indexes(looked(database)) == ()
+
+
+@pytest.mark.every_version
+@pytest.mark.needs_major(18)
+def test_what_eighteen_knows_of_constraints(database: Target) -> None:
+    ask(
+        database,
+        "CREATE TABLE t (n int, m int); ALTER TABLE t ADD CONSTRAINT filled NOT NULL n NOT VALID;"
+        "ALTER TABLE t ADD CONSTRAINT hoped CHECK (m > 0) NOT ENFORCED",
+    )
+    assert [(item.name, item.kind) for item in looked(database).not_valid] == [("filled", "not_null")]
+
+
+def test_standbys(own_server: EmbeddedServer) -> None:
+    primary = Target("primary", own_server.url("postgres"))
+    assert looked(primary).standbys == ()
+    with standby_of(own_server) as standby:
+        (found,) = eventually(primary, lambda facts: bool(facts.standbys)).standbys
+        assert found.state in ("startup", "catchup", "streaming")
+        assert found.sync == "async"
+        # A standby has no place in the log of its own: what follows from one is missing, and said.
+        facts = looked(standby)
+        assert facts.wal_rate is None
+        assert "replication slots: the server does not tell it" in missed(facts)
+        assert facts.disk.database_bytes
 
 
 @pytest.mark.every_version
@@ -290,6 +344,9 @@ def test_partitions_count_together(database: Target) -> None:
     assert (whole.rows, first.rows, first.root) == (100, 50, whole.name)
     assert whole.heap_bytes == 2 * first.heap_bytes > 0
     assert redundant_indexes(facts) == ()
+    assert invalid_indexes(facts) == ()
+    ask(database, "CREATE INDEX part_id ON ONLY part (id)")
+    assert [(item.index.name, item.state) for item in invalid_indexes(looked(database))] == [("part_id", "incomplete")]
 
 
 @contextmanager
