@@ -65,6 +65,8 @@ OLDEST_STATEMENTS = (1, 8)
 # Where the first literal, number or comment of a normalised query begins; `$1` stands for a value, and is none.
 _FIRST_VALUE = re.compile(r"""'|\$(?!\d)|--|/\*|(?<![\w"$])\d|\b[eEbBxXnN](?=')|\b[uU]&(?=')""")
 
+INDEXES = "indexes"
+
 _SQL = queries("live_facts")
 
 
@@ -164,7 +166,8 @@ def look(connection: Connection, *, sample_seconds: float = SAMPLE_SECONDS) -> L
     if not sight["counts"]:
         looking.hide("write rates and scans", "the server does not count them", "SET track_counts = on")
     time.sleep(max(0.0, sample_seconds - (time.monotonic() - began)))
-    return _with_rates(facts, first, _written(looking)).model_copy(update={"unseen": _once(looking.unseen)})
+    told = {"unseen": _once(looking.unseen), "sees_indexes": all(item.what != INDEXES for item in looking.unseen)}
+    return _with_rates(facts, first, _written(looking)).model_copy(update=told)
 
 
 def _with_rates(facts: LiveFacts, first: Written | None, second: Written | None) -> LiveFacts:
@@ -227,7 +230,7 @@ def _named(row: Row) -> Row:
 
 
 def _indexes(looking: _Look) -> tuple[IndexFacts, ...]:
-    return tuple(IndexFacts.model_validate(_named(row)) for row in looking.rows("indexes", "indexes"))
+    return tuple(IndexFacts.model_validate(_named(row)) for row in looking.rows("indexes", INDEXES))
 
 
 def _foreign_keys(looking: _Look) -> tuple[ForeignKeyFacts, ...]:

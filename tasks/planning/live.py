@@ -319,6 +319,8 @@ class LiveFacts(Snapshot):
     """When the counters began: None where they never were reset, or it cannot be seen."""
     tables: tuple[TableFacts, ...] = ()
     indexes: tuple[IndexFacts, ...] = ()
+    sees_indexes: bool = True
+    """Whether ``indexes`` are all that there are; where they could not be read, none is called missing."""
     foreign_keys: tuple[ForeignKeyFacts, ...] = ()
     not_valid: tuple[NotValid, ...] = ()
     keys: tuple[KeyFacts, ...] = ()

@@ -51,6 +51,8 @@ class MissingIndex(Snapshot):
 
 def missing_indexes(facts: LiveFacts) -> tuple[MissingIndex, ...]:
     """Return the foreign keys without an index on the referring side, those of the largest tables first."""
+    if not facts.sees_indexes:
+        return ()
     indexes, tables = _by_table(facts.indexes), {table.name: table for table in facts.tables}
     found = [
         MissingIndex(key=key, rows=table.known_rows if table else 0, bytes=table.bytes if table else 0)

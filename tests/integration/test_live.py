@@ -412,6 +412,14 @@ def test_a_locked_table_is_not_waited_for(drink_water: Target) -> None:
     assert intake is not None
     assert intake.heap_bytes > 0
     assert "exact sizes of tables" in missed(facts)
+    assert (facts.sees_indexes, missing_indexes(facts)) == (True, ())
+    # Printing a predicate needs the table: then nothing is known of indexes, and none is said to be missing.
+    ask(drink_water, "CREATE INDEX ON water_intake (user_id) WHERE volume > 0")
+    with session(drink_water) as other, other.transaction():
+        other.execute("LOCK TABLE water_intake")
+        facts = looked(drink_water)
+    assert "indexes: another session holds an ACCESS EXCLUSIVE lock" in missed(facts)
+    assert (facts.sees_indexes, facts.indexes, missing_indexes(facts)) == (False, (), ())
     assert [found.query for found in facts.transactions] == ["LOCK TABLE water_intake"]
 
 

@@ -108,7 +108,8 @@ SELECT r.nspname AS schema, r.relname AS name, r.relkind::text AS kind,
  ORDER BY r.nspname COLLATE "C", r.relname COLLATE "C"
 
 -- name: indexes
--- A key is told with all that decides which searches it serves: expression, operator class, collation, direction. Whether
+-- A key is told with all that decides which searches it serves: expression, operator class, collation, direction. Only
+-- expressions and predicates are printed, since that is done under ACCESS SHARE on the table. Whether
 -- an index is just being built shows only to its own role and to members of pg_read_all_stats.
 -- Widths are joined by one text, since the estimates for pg_stats are so low that several keys end in a nested loop.
 WITH width AS MATERIALIZED (
@@ -137,7 +138,9 @@ WITH width AS MATERIALIZED (
     SELECT p.index_relid FROM pg_catalog.pg_stat_progress_create_index AS p WHERE p.datname = current_database()
 )
 SELECT n.nspname AS schema, c.relname AS table_name, ic.relname AS name, am.amname AS method,
-       array(SELECT concat_ws(' ', pg_catalog.pg_get_indexdef(ic.oid, k.n, false),
+       array(SELECT concat_ws(' ', CASE WHEN i.indkey[k.n - 1] = 0 THEN pg_catalog.pg_get_indexdef(ic.oid, k.n, false)
+                                        ELSE (SELECT quote_ident(a.attname) FROM pg_catalog.pg_attribute AS a
+                                               WHERE a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n - 1]) END,
                               (SELECT format('%I.%I', opn.nspname, op.opcname)
                                  FROM pg_catalog.pg_opclass AS op JOIN pg_catalog.pg_namespace AS opn
                                    ON opn.oid = op.opcnamespace WHERE op.oid = i.indclass[k.n - 1]),
@@ -152,8 +155,9 @@ SELECT n.nspname AS schema, c.relname AS table_name, ic.relname AS name, am.amna
        array(SELECT (SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
                       WHERE a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n - 1] AND a.attnum > 0)
                FROM generate_series(1, i.indnkeyatts::int) AS k (n) ORDER BY k.n) AS columns,
-       array(SELECT pg_catalog.pg_get_indexdef(ic.oid, k.n, false)
-               FROM generate_series(i.indnkeyatts::int + 1, i.indnatts::int) AS k (n) ORDER BY k.n) AS included,
+       array(SELECT a.attname::text FROM generate_series(i.indnkeyatts::int + 1, i.indnatts::int) AS k (n)
+               JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n - 1]
+              ORDER BY k.n) AS included,
        coalesce(pg_catalog.pg_get_expr(i.indpred, i.indrelid), '') AS predicate,
        i.indisunique AS "unique", i.indisprimary AS "primary", i.indimmediate AS immediate,
        coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false) AS nulls_not_distinct,
