@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from tasks.database.connection import session_limits
+from tasks.database.connection import limits, session_limits
 from tasks.database.queries import queries
 from tasks.planning.live import IndexFacts, LiveFacts
 from tasks.planning.names import TableName
@@ -137,8 +137,6 @@ def computing_ratio(live: Connection, scratch: Connection) -> float | None:
     It computes for some tens of milliseconds, reads no table, and takes no lock.
     """
     try:
-        for connection in (live, scratch):
-            session_limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=COMPUTE_TIMEOUT_MS)
         # In turns, so that what else this machine does concerns both; the quickest is the least disturbed.
         tries = [(_compute(live), _compute(scratch)) for _ in range(COMPUTE_TRIES)]
     except psycopg.errors.QueryCanceled:
@@ -150,8 +148,10 @@ def computing_ratio(live: Connection, scratch: Connection) -> float | None:
 
 def _compute(connection: Connection) -> float:
     """Return the seconds of the computation, without the journey to the server and back."""
-    journey = _timed(connection, "nothing")
-    return max(1e-4, _timed(connection, "compute") - journey)
+    with connection.transaction():
+        limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=COMPUTE_TIMEOUT_MS)
+        journey = _timed(connection, "nothing")
+        return max(1e-4, _timed(connection, "compute") - journey)
 
 
 def _timed(connection: Connection, query: str) -> float:

@@ -14,12 +14,14 @@ from psycopg.rows import TupleRow
 from tasks.database.calibration import SECONDS, calibrate, computing_ratio
 from tasks.database.clone import SCRATCH_PREFIX, scratch_server
 from tasks.database.connection import Target, connect
+from tasks.database.failures import connection_lost
 from tasks.database.hours import measured
 from tasks.database.ledger import Ledger
 from tasks.database.live import SAMPLE_SECONDS, look
 from tasks.database.server import EmbeddedServer
+from tasks.planning.errors import MissingPrivilege
 from tasks.planning.forecast import ForecastError, PlanForecast, forecast, forecast_error
-from tasks.planning.live import LiveFacts
+from tasks.planning.live import LiveFacts, Unseen
 from tasks.planning.names import TableName
 from tasks.planning.paces import LEAST_ROWS, Calibration, Paces, Run, learnt, paces, table_of, work_of
 from tasks.planning.plan import Plan
@@ -51,15 +53,24 @@ def known_paces(
 
     Calibrated are the plan's largest tables, and none where even the built-in paces foretell moments. ``scratch`` is an
     autocommit connection to a database of its own on another server; None does without: nobody's server is worked for
-    seconds to know a forecast. Raises psycopg's errors.
+    seconds to know a forecast. Raises psycopg's errors of a lost connection only.
     """
-    runs = earlier_runs(Ledger(live))
+    unseen: tuple[Unseen, ...] = ()
+    try:
+        runs = earlier_runs(Ledger(live))
+    except MissingPrivilege as error:
+        runs, unseen = (), (Unseen(what="earlier runs", why=error.what, remedy=error.remedy or ""),)
     wanted = _unknown(plan, facts, runs) if scratch is not None else ()
     calibrations: tuple[Calibration, ...] = ()
     if scratch is not None and wanted:
-        ratio = computing_ratio(live, scratch)
-        calibrations = tuple(calibrate(scratch, facts, table, ratio=ratio, seconds=seconds) for table in wanted)
-    return paces(runs, calibrations)
+        try:
+            ratio = computing_ratio(live, scratch)
+            calibrations = tuple(calibrate(scratch, facts, table, ratio=ratio, seconds=seconds) for table in wanted)
+        except psycopg.Error as error:
+            if connection_lost(error):
+                raise
+            unseen += (Unseen(what="a calibration", why=f"it failed (SQLSTATE {error.sqlstate})"),)
+    return paces(runs, calibrations, unseen)
 
 
 def _unknown(plan: Plan, facts: LiveFacts, runs: tuple[Run, ...]) -> tuple[TableName, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tasks.planning.live import Unseen
 from tasks.planning.names import TableName
 from tasks.planning.plan import (
     IN_BATCHES,
@@ -179,6 +180,8 @@ class Paces(Part):
     ledger: tuple[KnownPace, ...] = ()
     calibrated: tuple[KnownPace, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
+    unseen: tuple[Unseen, ...] = ()
+    """A source that could not be asked."""
 
     def of(self, table: TableName | None, work: Work) -> Pace:
         """Return the pace of the best source: this table's runs, other tables' runs, the calibration, what is built in.
@@ -210,7 +213,7 @@ def _together(paces: Sequence[Pace]) -> Pace:
     )
 
 
-def paces(runs: Iterable[Run], calibrations: Sequence[Calibration] = ()) -> Paces:
+def paces(runs: Iterable[Run], calibrations: Sequence[Calibration] = (), unseen: Sequence[Unseen] = ()) -> Paces:
     """Return what earlier runs and calibrations tell together."""
     order = get_args(Work)
     return Paces(
@@ -226,4 +229,5 @@ def paces(runs: Iterable[Run], calibrations: Sequence[Calibration] = ()) -> Pace
             for (table, work), pace in calibration.paces().items()
         ),
         calibrations=tuple(calibrations),
+        unseen=tuple(unseen),
     )

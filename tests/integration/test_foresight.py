@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
 from tasks.database import calibration, live
@@ -181,12 +182,17 @@ def test_a_failed_calibration_leaves_nothing_either(
     monkeypatch.setattr(calibration, "_SQL", {**queries("calibration"), "check": b"SELECT 1 / 0"})
     with pytest.raises(psycopg.errors.DivisionByZero):
         calibrate(scratch, looked(readings), READINGS, seconds=0.3)
+    with connect(readings, role="plan") as connection:
+        known = known_paces(connection, scratch, plan(), looked(readings))
+    assert [str(found) for found in known.unseen] == ["a calibration: it failed (SQLSTATE 22012)"]
+    assert known.of(READINGS, "backfill").source == "built-in"
     assert ask(readings, "SELECT 1 FROM pg_namespace WHERE nspname = 'lockstep_calibration'") == []
 
 
 def test_the_same_server_computes_as_fast_as_itself(readings: Target, scratch: psycopg.Connection[TupleRow]) -> None:
     with connect(readings, role="plan") as connection:
         ratio = computing_ratio(connection, scratch)
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("0",), "its limits are left as they were"
     # Beside other work a factor of two is possible; None is beyond four.
     assert ratio is None or 0.25 <= ratio <= 4.0
 
@@ -212,6 +218,22 @@ def test_only_what_the_ledger_does_not_know_is_calibrated(
         known = known_paces(connection, scratch, only_fill, facts, seconds=0.3)
         assert known.calibrations == ()
         assert known.of(READINGS, "backfill").source == "ledger"
+
+
+def test_a_ledger_that_may_not_be_read_is_said(readings: Target) -> None:
+    carry_out(readings, foretold(60.0))
+    name = f"stranger_{readings.name}"
+    ask(readings, f"CREATE ROLE {name} LOGIN PASSWORD 'stranger'")
+    try:
+        stranger = Target("stranger", make_conninfo(readings.conninfo, user=name, password="stranger"))
+        with connect(stranger, role="plan") as connection:
+            known = known_paces(connection, None, plan(), looked(stranger))
+    finally:
+        ask(readings, f"DROP ROLE {name}")
+    assert known.of(READINGS, "backfill").source == "built-in"
+    (said,) = known.unseen
+    assert (said.what, "may not read Lockstep's ledger" in said.why) == ("earlier runs", True)
+    assert f'GRANT USAGE ON SCHEMA lockstep TO "{name}"' in said.remedy
 
 
 def test_a_survey_looks_and_foretells(readings: Target) -> None:

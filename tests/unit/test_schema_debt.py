@@ -242,3 +242,7 @@ def test_bloat_of_an_index() -> None:
     assert item.share == pytest.approx(0.5, abs=0.01)
     assert bloat(of(index("i", "a", entries=9, method="gin", key_bytes=8.0))) == ()
     assert bloat(of(index("i", "a", entries=9, key_bytes=None))) == ()
+
+
+def test_of_indexes_that_could_not_be_read_none_is_missing() -> None:
+    assert missing_indexes(facts(foreign_keys=(KEY,), sees_indexes=False)) == ()
