@@ -28,6 +28,7 @@ from tasks.planning.live import (
     IndexFacts,
     KeyFacts,
     LiveFacts,
+    LiveTable,
     NotValid,
     OpenTransaction,
     PreparedTransaction,
@@ -36,7 +37,6 @@ from tasks.planning.live import (
     SequenceMark,
     SlotFacts,
     StandbyFacts,
-    TableFacts,
     Tablespace,
     Unseen,
     Written,
@@ -194,14 +194,14 @@ def _once(unseen: Sequence[Unseen]) -> tuple[Unseen, ...]:
 # ------------------------------------------------------------------------------------------------ what is stored
 
 
-def _tables(looking: _Look) -> tuple[TableFacts, ...]:
+def _tables(looking: _Look) -> tuple[LiveTable, ...]:
     sizes = _sizes(looking)
     found = []
     for row in looking.rows("tables", "tables and their statistics"):
         name = TableName(row.pop("schema"), row.pop("name"))
         root = row.pop("root")
         table = {**row, "name": name, "root": TableName(*root) if root else None, **sizes.get(name, {})}
-        found.append(TableFacts.model_validate(table))
+        found.append(LiveTable.model_validate(table))
     blind = [table.name for table in found if table.rows and table.columns_measured < table.columns]
     if blind:
         shown = ", ".join(map(str, blind[:5])) + (f" and {len(blind) - 5} more" if len(blind) > 5 else "")

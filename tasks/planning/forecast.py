@@ -11,7 +11,7 @@ from math import ceil
 from typing import Literal
 
 from tasks.planning.fit import LEAST_FORECAST, Measured
-from tasks.planning.live import IndexFacts, LiveFacts, OpenTransaction, TableFacts, conflicts
+from tasks.planning.live import IndexFacts, LiveFacts, LiveTable, OpenTransaction, conflicts
 from tasks.planning.names import TableName
 from tasks.planning.paces import UNKNOWN_ROW_BYTES, Pace, Paces, foretold, table_of, work_of
 from tasks.planning.plan import (
@@ -234,7 +234,7 @@ def _in_the_way(step: Step, facts: LiveFacts) -> tuple[OpenTransaction, ...]:
 
 
 def _volumes(
-    step: Step, work: Work | None, table: TableFacts | None, rows: int, facts: LiveFacts, paces: Paces
+    step: Step, work: Work | None, table: LiveTable | None, rows: int, facts: LiveFacts, paces: Paces
 ) -> tuple[Volume, Volume, Volume]:
     """Return WAL, disk and temporary disk of a step."""
     nothing = Volume()
@@ -250,7 +250,7 @@ def _volumes(
             return nothing, nothing, nothing
 
 
-def _index_size(step: Step, table: TableFacts | None, rows: int, facts: LiveFacts) -> Volume:
+def _index_size(step: Step, table: LiveTable | None, rows: int, facts: LiveFacts) -> Volume:
     known = facts.indexes_of(table.name) if table is not None else ()
     if isinstance(step.action, Reindex):
         name = step.action.index
@@ -264,9 +264,7 @@ def _entry_bytes(index: IndexFacts) -> int:
     return ceil(index.bytes / index.entries) if index.entries and index.method == "btree" else 0
 
 
-def _rewritten(
-    step: Step, table: TableFacts | None, rows: int, facts: LiveFacts, paces: Paces
-) -> tuple[Volume, Volume]:
+def _rewritten(step: Step, table: LiveTable | None, rows: int, facts: LiveFacts, paces: Paces) -> tuple[Volume, Volume]:
     """Every row gets another version: at best in its own page (HOT), at worst each in a new place, in every index."""
     width = _width(table)
     indexes = facts.indexes_of(table.name) if table is not None else ()
@@ -284,7 +282,7 @@ def _rewritten(
     return wal, disk
 
 
-def _width(table: TableFacts | None) -> int:
+def _width(table: LiveTable | None) -> int:
     if table is None:
         return UNKNOWN_ROW_BYTES
     if table.data_bytes is not None and table.columns_measured == table.columns:

@@ -30,7 +30,7 @@ class Unseen(Snapshot):
 # ------------------------------------------------------------------------------------------------ what is stored
 
 
-class TableFacts(Snapshot):
+class LiveTable(Snapshot):
     """A table or materialized view; of a partitioned table sizes and rows are those of its leaves together.
 
     ``rows`` is the estimate of the last VACUUM or ANALYZE, None where there never was one. The counters run since
@@ -317,7 +317,7 @@ class LiveFacts(Snapshot):
     """Whether the role sees other roles' sessions."""
     counted_since: datetime | None = None
     """When the counters began: None where they never were reset, or it cannot be seen."""
-    tables: tuple[TableFacts, ...] = ()
+    tables: tuple[LiveTable, ...] = ()
     indexes: tuple[IndexFacts, ...] = ()
     sees_indexes: bool = True
     """Whether ``indexes`` are all that there are; where they could not be read, none is called missing."""
@@ -339,7 +339,7 @@ class LiveFacts(Snapshot):
     latencies: tuple[QueryLatency, ...] = ()
     unseen: tuple[Unseen, ...] = ()
 
-    def table(self, name: TableName) -> TableFacts | None:
+    def table(self, name: TableName) -> LiveTable | None:
         return next((table for table in self.tables if table.name == name), None)
 
     def indexes_of(self, name: TableName) -> tuple[IndexFacts, ...]:

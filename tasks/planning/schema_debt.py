@@ -12,7 +12,7 @@ from math import ceil
 from typing import Literal
 
 from tasks.planning.catalog import Snapshot
-from tasks.planning.live import ForeignKeyFacts, IndexFacts, KeyFacts, LiveFacts, TableFacts, WriteRate
+from tasks.planning.live import ForeignKeyFacts, IndexFacts, KeyFacts, LiveFacts, LiveTable, WriteRate
 from tasks.planning.names import TableName, display
 
 LARGE_ROWS = 100_000
@@ -184,7 +184,7 @@ def _state(index: IndexFacts) -> Literal["failed", "being built", "incomplete", 
 class ScannedTable(Snapshot):
     """A large table that is often read from begin to end; an index may be missing, or a query may want all of it."""
 
-    table: TableFacts
+    table: LiveTable
     rows_a_scan: int
     share: float
     """Sequential scans among all scans of it."""
@@ -384,7 +384,7 @@ def _bloat_of_indexes(facts: LiveFacts) -> Iterator[Bloat]:
         )
 
 
-def row_bytes(table: TableFacts) -> int:
+def row_bytes(table: LiveTable) -> int:
     """Return what a row of average width takes in its page, header and line pointer included."""
     bitmap = ceil(table.columns / 8) if table.has_nulls else 0
     return _aligned(ROW_HEADER + bitmap) + _aligned(ceil(table.data_bytes or 0.0)) + LINE_POINTER

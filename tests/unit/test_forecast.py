@@ -16,7 +16,7 @@ from tasks.planning.forecast import (
     forecast_error,
     with_forecast,
 )
-from tasks.planning.live import Disk, IndexFacts, LiveFacts, OpenTransaction, SlotFacts, TableFacts
+from tasks.planning.live import Disk, IndexFacts, LiveFacts, LiveTable, OpenTransaction, SlotFacts
 from tasks.planning.names import TableName
 from tasks.planning.paces import Calibration, Paces, paces
 from tasks.planning.plan import (
@@ -41,11 +41,11 @@ ROWS = 1_200_000
 ALTER = Transaction(statements=("ALTER TABLE public.t ADD COLUMN a int",))
 
 
-def table(**fields: Any) -> TableFacts:
+def table(**fields: Any) -> LiveTable:
     # 24 + 40 + 4 bytes a row.
     full = {"name": T, "kind": "r", "rows": ROWS, "columns": 4, "columns_measured": 4, "data_bytes": 40.0,
             "heap_bytes": 80_000_000, "index_bytes": 30_000_000}  # fmt: skip
-    return TableFacts.model_validate({**full, **fields})
+    return LiveTable.model_validate({**full, **fields})
 
 
 def found(**fields: Any) -> LiveFacts:

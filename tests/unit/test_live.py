@@ -10,9 +10,9 @@ import pytest
 from tasks.planning.live import (
     Counters,
     LiveFacts,
+    LiveTable,
     OpenTransaction,
     SequenceMark,
-    TableFacts,
     WriteRate,
     Written,
     averages_since,
@@ -80,7 +80,7 @@ def test_sequences_count_either_way_once_they_were_used() -> None:
 def test_a_partitioned_table_is_written_by_its_partitions() -> None:
     one, two = TableName("public", "one"), TableName("public", "two")
     found = facts(
-        tables=(TableFacts(name=T, kind="p"), *(TableFacts(name=part, kind="r", root=T) for part in (one, two))),
+        tables=(LiveTable(name=T, kind="p"), *(LiveTable(name=part, kind="r", root=T) for part in (one, two))),
         rates=(
             WriteRate(table=one, seconds=5, inserted=1, updated=3, deleted=0, hot_share=1.0),
             WriteRate(table=two, seconds=5, inserted=2, updated=1, deleted=1, hot_share=0.0),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.planning.live import ForeignKeyFacts, IndexFacts, KeyFacts, LiveFacts, TableFacts, WriteRate
+from tasks.planning.live import ForeignKeyFacts, IndexFacts, KeyFacts, LiveFacts, LiveTable, WriteRate
 from tasks.planning.names import TableName
 from tasks.planning.schema_debt import (
     bloat,
@@ -52,7 +52,7 @@ def test_which_index_serves_a_foreign_key(found: IndexFacts, serves: bool) -> No
 
 
 def test_the_largest_table_without_an_index_comes_first() -> None:
-    tables = (TableFacts(name=T, kind="r", rows=5), TableFacts(name=U, kind="r", rows=7, heap_bytes=8_192))
+    tables = (LiveTable(name=T, kind="r", rows=5), LiveTable(name=U, kind="r", rows=7, heap_bytes=8_192))
     keys = (KEY, KEY.model_copy(update={"table": U}))
     found = missing_indexes(facts(tables=tables, foreign_keys=keys))
     assert [(item.key.table, item.rows, item.bytes) for item in found] == [(U, 7, 8_192), (T, 5, 0)]
@@ -135,7 +135,7 @@ def test_why_an_index_is_invalid(fields: dict[str, Any], state: str) -> None:
     ],
 )
 def test_which_scans_count(scans: int, rows_read: int, rows: int, expected: int) -> None:
-    table = TableFacts(name=T, kind="r", rows=rows, seq_scans=scans, seq_rows=rows_read, index_scans=300)
+    table = LiveTable(name=T, kind="r", rows=rows, seq_scans=scans, seq_rows=rows_read, index_scans=300)
     found = scanned_tables(facts(tables=(table,)))
     assert len(found) == expected
     assert [(item.rows_a_scan, item.share) for item in found] == [(200_000, 0.25)] * expected
@@ -208,9 +208,9 @@ def test_the_one_that_ends_first_comes_first() -> None:
     assert [item.key.column for item in found] == ["b", "a", "c"]
 
 
-def table(**fields: Any) -> TableFacts:
+def table(**fields: Any) -> LiveTable:
     full = {"name": T, "kind": "r", "rows": 1_000_000, "columns": 4, "columns_measured": 4, "data_bytes": 40.0}
-    return TableFacts.model_validate({**full, **fields})
+    return LiveTable.model_validate({**full, **fields})
 
 
 def test_bloat_of_a_table() -> None:
