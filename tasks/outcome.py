@@ -7,6 +7,7 @@ from typing import Literal
 
 from tasks.artifacts import publish_markdown
 from tasks.database.connection import connect
+from tasks.database.foresight import error_of
 from tasks.database.ledger import Ledger
 from tasks.databases import target_of
 from tasks.narration import log
@@ -19,6 +20,7 @@ from tasks.planning.errors import (
     SchemaChanged,
     Waiting,
 )
+from tasks.planning.forecast import ForecastError
 from tasks.planning.states import MigrationState, PhaseState
 
 NOT_OURS = (RunnerBusy, LeaseLost, CannotConnect)
@@ -42,9 +44,11 @@ def begin(migration: str, database: str) -> None:
 
 
 def finish(migration: str, database: str) -> Outcome:
-    """Mark a migration as finished and publish the result."""
+    """Mark a migration as finished and publish the result, with how wrong its forecast was."""
     _set(migration, database, MigrationState.FINISHED)
-    return _told(Outcome("finished", migration, database, f"{migration} is finished: the new shape is in place."))
+    outcome = Outcome("finished", migration, database, f"{migration} is finished: the new shape is in place.")
+    error = _compared(migration, database)
+    return _told(outcome, f"Forecast: {error}." if error.steps else "")
 
 
 def stop(migration: str, database: str, phase: str) -> Outcome:
@@ -86,10 +90,20 @@ def _failure_text(error: Exception, migration: str) -> str:
     return "\n\n".join((f"# {migration} stopped", f"**{error.what}**", error.safety, error.remedy or ""))
 
 
-def _told(outcome: Outcome) -> Outcome:
-    next_command = f"\n\nNext: `{outcome.remedy}`" if outcome.remedy else ""
-    publish_markdown("result", outcome.migration, f"# {outcome.what}{next_command}")
-    log(outcome.what)
+def _compared(migration: str, database: str) -> ForecastError:
+    """Return how wrong the forecast was, and keep it in the ledger: its own steps go with `lockstep cleanup`."""
+    with connect(target_of(database), role="result") as connection:
+        ledger = Ledger(connection)
+        error = error_of(ledger, migration)
+        ledger.event(migration, "forecast", error.model_dump(mode="json"))
+    return error
+
+
+def _told(outcome: Outcome, more: str = "") -> Outcome:
+    next_command = f"Next: `{outcome.remedy}`" if outcome.remedy else ""
+    publish_markdown("result", outcome.migration, "\n\n".join(filter(None, (f"# {outcome.what}", more, next_command))))
+    for sentence in filter(None, (outcome.what, more)):
+        log(sentence)
     return outcome
 
 

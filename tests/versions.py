@@ -17,9 +17,10 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import platformdirs
 
@@ -65,13 +66,19 @@ def server_of(major: int) -> Iterator[str]:
         with temporary_server(major) as embedded:
             yield embedded.url("postgres")
         return
-    programs = obtain(major) / "bin"
-    folder = Path(tempfile.mkdtemp(prefix=f"lockstep-server-{major}-"))
+    with started(obtain(major) / "bin") as url:
+        yield url
+
+
+@contextmanager
+def started(programs: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
+    """Yield a superuser's URL of a server that these programs run, with further settings, gone after the block."""
+    folder = Path(tempfile.mkdtemp(prefix="lockstep-server-"))
     installation.give_to_server(folder, 0o700)
     try:
         password = secrets.token_urlsafe(24)
         port = free_port()
-        _initialise(programs, folder, password, port)
+        _initialise(programs, folder, password, {**settings, "port": str(port)})
         log = folder / "data" / "server.log"
         _run(programs / "pg_ctl", "start", "--pgdata", folder / "data", "--log", log, "--wait", "--silent")
         try:
@@ -114,7 +121,7 @@ def _fetch(major: int, work: Path) -> Path:
     return native
 
 
-def _initialise(programs: Path, folder: Path, password: str, port: int) -> None:
+def _initialise(programs: Path, folder: Path, password: str, own: Mapping[str, str]) -> None:
     secret = folder / "password"
     secret.touch(mode=0o600)
     secret.write_text(password)
@@ -125,7 +132,7 @@ def _initialise(programs: Path, folder: Path, password: str, port: int) -> None:
         *("--pgdata", data, "--username", SUPERUSER, "--pwfile", secret),
         *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync"),
     )
-    settings = dict(SETTINGS) | dict(DISPOSABLE) | {"port": str(port)}
+    settings = dict(SETTINGS) | dict(DISPOSABLE) | dict(own)
     with (data / "postgresql.conf").open("a") as configuration:
         configuration.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 

@@ -129,6 +129,20 @@ def tree_of(text: str) -> Node:
         raise SyntaxFault("nested too deeply to be read", None) from None
 
 
+def relations(text: str) -> frozenset[tuple[str, str]]:
+    """Return schema (empty where none is written) and name of every relation that statements name.
+
+    >>> sorted(relations("WITH c AS (SELECT 1) SELECT * FROM c JOIN shop.t ON t.a = $1 WHERE EXISTS (TABLE u)"))
+    [('', 'u'), ('shop', 't')]
+
+    Raises `SyntaxFault`.
+    """
+    nodes = tuple(walk(tree_of(text)))
+    aside = {node.ctename for node in nodes if type(node).__name__ == "CommonTableExpr"}
+    named = {(node.schemaname, node.relname) for node in nodes if type(node).__name__ == "RangeVar"}
+    return frozenset(pair for pair in named if pair[0] or pair[1] not in aside)
+
+
 def printed(tree: Node) -> str:
     """Return the tree as SQL to be shown: it may read as another tree (see `parse_tree`), or as none."""
     return str(postgast.deparse(tree))

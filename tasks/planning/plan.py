@@ -38,11 +38,18 @@ class LockUse(Part):
     mode: LockMode
 
 
+Work = Literal["scan", "build", "backfill", "validation"]
+"""What is done to every row of a table, so that its time is foretold from the table's size: `scan` reads with a simple
+condition, `build` makes an index without blocking writes, `validation` checks a constraint."""
+
+
 class Forecast(Part):
-    """Seconds, at the size and rates measured when planning."""
+    """Seconds, at the size and rates known when planning; ``work`` on so many ``rows``, where it depends on them."""
 
     best: float
     worst: float
+    work: Work | None = None
+    rows: int = 0
 
 
 # ------------------------------------------------------------------------------------------------ actions

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tasks.planning.names import TableName
+from tasks.planning.paces import BUILT_IN, foretold
 from tasks.planning.plan import (
     Action,
     BuildIndex,
@@ -20,13 +21,9 @@ from tasks.planning.plan import (
     RollbackTier,
     Step,
     Transaction,
+    Work,
 )
-from tasks.planning.strategies.expand_contract.contribution import (
-    BACKFILL_ROWS_PER_SECOND,
-    BUILD_ROWS_PER_SECOND,
-    LONG_STATEMENT_TIMEOUT_MS,
-    SCAN_ROWS_PER_SECOND,
-)
+from tasks.planning.strategies.expand_contract.contribution import LONG_STATEMENT_TIMEOUT_MS
 
 WITHIN: dict[RollbackTier, str] = {
     "immediate": "5 min",
@@ -154,11 +151,11 @@ def _undo(step: Step) -> tuple[Action, ...]:
 def _takes(plan: Plan, step: Step, action: Action) -> Forecast:
     match action:
         case Transaction(statement_timeout_ms=limit) if limit is not None and limit >= LONG_STATEMENT_TIMEOUT_MS:
-            return _at(_rows(plan, *(lock.table for lock in step.locks)), SCAN_ROWS_PER_SECOND)
+            return _at("validation", _rows(plan, *(lock.table for lock in step.locks)))
         case BuildIndex(table=table):
-            return _at(_rows(plan, table), BUILD_ROWS_PER_SECOND)
+            return _at("build", _rows(plan, table))
         case RestoreRows(table=table) | ReinsertRows(table=table):
-            return _at(_rows(plan, table), BACKFILL_ROWS_PER_SECOND)
+            return _at("backfill", _rows(plan, table))
         case _:
             return _BRIEF
 
@@ -167,8 +164,8 @@ def _rows(plan: Plan, *tables: TableName) -> int:
     return max((facts.rows for facts in plan.current if facts.name in tables), default=0)
 
 
-def _at(rows: int, rates: tuple[int, int]) -> Forecast:
-    return Forecast(best=round(rows / rates[0], 2), worst=round(rows / rates[1], 2))
+def _at(work: Work, rows: int) -> Forecast:
+    return foretold(work, rows, BUILT_IN[work])
 
 
 def _plus(one: Forecast, other: Forecast) -> Forecast:

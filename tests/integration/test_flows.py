@@ -9,7 +9,7 @@ import pytest
 from tasks.database.connection import Target
 from tasks.database.runner import open_runner
 from tasks.planning.errors import UnknownMigration, UsageError, Waiting
-from tasks.planning.plan import Plan
+from tasks.planning.plan import Forecast, Plan
 from tasks.planning.states import MigrationState, PhaseState
 from tasks.planning.windows import Window
 from tasks.standing import standing_of
@@ -138,6 +138,17 @@ def test_a_window_is_ignored_on_request_and_that_is_recorded(notes: Target) -> N
     (ignored,) = [event for event in standing_of(notes, NAME).events if event.kind == "window_ignored"]
     assert ignored.detail["who"] == "me (--yes)"
     assert ignored.detail["window"].startswith("every day ")
+
+
+def test_how_wrong_the_forecast_was_is_told_and_kept(notes: Target) -> None:
+    plan = make_plan(notes)
+    first = plan.phases[0].steps[0].model_copy(update={"forecast": Forecast(best=60.0, worst=90.0)})
+    phases = (plan.phases[0].model_copy(update={"steps": (first, *plan.phases[0].steps[1:])}), *plan.phases[1:])
+    register(notes, plan.model_copy(update={"phases": phases}))
+    assert run(approved_by="tester").kind == "finished"
+    (told,) = [event.detail for event in standing_of(notes, NAME).events if event.kind == "forecast"]
+    assert [(error["step"], error["verdict"]) for error in told["steps"]] == [(first.id, "quicker")]
+    assert 0 < told["actual"] < 60
 
 
 def test_cleanup_keeps_a_summary_only(notes: Target) -> None:

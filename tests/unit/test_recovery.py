@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.planning.paces import BUILT_IN, foretold
 from tasks.planning.plan import Forecast, Plan, TableFacts
 from tasks.planning.recovery import announcements, going, going_back, recoveries, stalls, tiers
-from tasks.planning.strategies.expand_contract.contribution import BUILD_ROWS_PER_SECOND
 from tests.unit.test_report import EMPTY, INTAKE, PLAN
 
 ROWS = 1_234_567
@@ -40,9 +40,8 @@ def test_an_index_that_is_built_again_takes_its_time(plan: Plan) -> None:
     assert steps
     phase = plan.phases[1].model_copy(update={"steps": tuple(steps)})
     (found,) = recoveries(plan.model_copy(update={"phases": (phase,)}))
-    assert found.takes == Forecast(
-        best=round(ROWS / BUILD_ROWS_PER_SECOND[0], 2), worst=round(ROWS / BUILD_ROWS_PER_SECOND[1], 2)
-    )
+    build = foretold("build", ROWS, BUILT_IN["build"])
+    assert found.takes == Forecast(best=build.best, worst=build.worst)
     slow = plan.model_copy(
         update={"phases": (phase,), "current": tuple(f.model_copy(update={"rows": 10**9}) for f in plan.current)}
     )

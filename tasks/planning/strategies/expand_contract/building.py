@@ -11,7 +11,6 @@ from tasks.planning.errors import Unsupported
 from tasks.planning.names import verbatim
 from tasks.planning.plan import BuildIndex, DropIndex, LockUse, Step
 from tasks.planning.strategies.expand_contract.contribution import (
-    BUILD_ROWS_PER_SECOND,
     LONG_STATEMENT_TIMEOUT_MS,
     TableChange,
 )
@@ -27,7 +26,7 @@ def build_step(change: TableChange, phase: str, index: Index, name: str, title: 
         lock_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
         statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
         undo=(DropIndex(table=change.name, index=name),),
-        forecast=change.rows_at(BUILD_ROWS_PER_SECOND),
+        forecast=change.every_row("build"),
     )
 
 

@@ -14,12 +14,11 @@ from psycopg import sql
 from tasks.planning.catalog import Constraint
 from tasks.planning.errors import Unsupported
 from tasks.planning.names import PENDING_COLUMN, display, own_name, verbatim
-from tasks.planning.plan import Forecast, LockUse, Step, Transaction
+from tasks.planning.plan import LockUse, Step, Transaction
 from tasks.planning.strategies.expand_contract import demands, injective, moved
 from tasks.planning.strategies.expand_contract.building import attach, build_step
 from tasks.planning.strategies.expand_contract.contribution import (
     LONG_STATEMENT_TIMEOUT_MS,
-    SCAN_ROWS_PER_SECOND,
     Contribution,
     TableChange,
     check_expression,
@@ -329,5 +328,4 @@ def _retire_foreign_keys(change: TableChange, constraint: Constraint) -> tuple[S
         undo=undo,
     )
     locks = (*step.locks, LockUse(table=old.references or change.name, mode="ACCESS EXCLUSIVE"))
-    forecast = Forecast(best=0.01, worst=change.rows_at(SCAN_ROWS_PER_SECOND).worst)
-    return (step.model_copy(update={"locks": locks, "forecast": forecast}),)
+    return (step.model_copy(update={"locks": locks}),)

@@ -14,7 +14,8 @@ from tasks.planning.change import Change
 from tasks.planning.data_changes import RowStatement
 from tasks.planning.errors import Unsupported
 from tasks.planning.names import TableName, own_name, verbatim
-from tasks.planning.plan import Action, Forecast, Irreversible, LockMode, LockUse, Note, Step, Transaction
+from tasks.planning.paces import BUILT_IN, foretold
+from tasks.planning.plan import Action, Forecast, Irreversible, LockMode, LockUse, Note, Step, Transaction, Work
 from tasks.planning.retyping import DirectRetype
 from tasks.planning.strategies.expand_contract.mapping import Group
 from tasks.planning.strategies.expand_contract.stages import Moved, Naming, StageName
@@ -26,11 +27,6 @@ PATIENT_LOCK_TIMEOUT_MS = 5_000
 SHORT_STATEMENT_TIMEOUT_MS = 5_000
 LONG_STATEMENT_TIMEOUT_MS = 6 * 3_600_000
 """Scans of a whole table; long enough for a billion rows, short enough that a forgotten one ends."""
-
-SCAN_ROWS_PER_SECOND = (4_000_000, 500_000)
-"""Best and worst case of a sequential scan with a simple condition, measured on two shared cores."""
-BUILD_ROWS_PER_SECOND = (1_200_000, 200_000)
-BACKFILL_ROWS_PER_SECOND = (99_000, 20_000)
 
 
 @dataclass(frozen=True)
@@ -205,9 +201,9 @@ class TableChange:
         """Return ``ALTER TABLE <this table> <text>``."""
         return (verbatim("ALTER TABLE {table} " + text)).format(table=self.name.identifier, **parts).as_string()
 
-    def rows_at(self, rates: tuple[int, int]) -> Forecast:
-        """Return the forecast of work on every row at a best and a worst rate (rows per second)."""
-        return Forecast(best=round(self.before.rows / rates[0], 2), worst=round(self.before.rows / rates[1], 2))
+    def every_row(self, work: Work) -> Forecast:
+        """Return the forecast of work on every row, at the rates that are built in."""
+        return foretold(work, self.before.rows, BUILT_IN[work])
 
 
 @dataclass(frozen=True)
@@ -279,7 +275,7 @@ def validate_step(change: TableChange, id_: str, constraint: str) -> Step:
         locks=(LockUse(table=change.name, mode="SHARE UPDATE EXCLUSIVE"),),
         lock_timeout_ms=PATIENT_LOCK_TIMEOUT_MS,
         statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
-        forecast=change.rows_at(SCAN_ROWS_PER_SECOND),
+        forecast=change.every_row("validation"),
     )
 
 

@@ -31,7 +31,6 @@ from tasks.planning.plan import (
     UpdateRows,
 )
 from tasks.planning.strategies.expand_contract.contribution import (
-    BACKFILL_ROWS_PER_SECOND,
     SHORT_LOCK_TIMEOUT_MS,
     Contribution,
     TableChange,
@@ -89,7 +88,7 @@ def steps(change: TableChange) -> Iterator[tuple[int, Step]]:
                 lock_timeout_ms=SHORT_LOCK_TIMEOUT_MS,
                 statement_timeout_ms=60_000,
                 undo=_undo(action),
-                forecast=change.rows_at(BACKFILL_ROWS_PER_SECOND),
+                forecast=change.every_row("backfill"),
             ),
         )
 

@@ -21,13 +21,11 @@ from psycopg import sql
 from tasks.planning.catalog import Constraint, Index, Table
 from tasks.planning.errors import Unsupported
 from tasks.planning.names import TableName, display, verbatim
-from tasks.planning.plan import Action, BuildIndex, DropIndex, Forecast, LockUse, Step, Transaction
+from tasks.planning.plan import Action, BuildIndex, DropIndex, LockUse, Step, Transaction
 from tasks.planning.strategies.expand_contract import moved
 from tasks.planning.strategies.expand_contract.building import concurrently
 from tasks.planning.strategies.expand_contract.contribution import (
-    BUILD_ROWS_PER_SECOND,
     LONG_STATEMENT_TIMEOUT_MS,
-    SCAN_ROWS_PER_SECOND,
     Contribution,
     TableChange,
     short_step,
@@ -76,7 +74,7 @@ def _build_key(change: TableChange, key: Constraint) -> Step:
         lock_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
         statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
         undo=(DropIndex(table=change.name, index=name),),
-        forecast=change.rows_at(BUILD_ROWS_PER_SECOND),
+        forecast=change.every_row("build"),
     )
 
 
@@ -218,8 +216,7 @@ def let_go(expanded: TableChange, parents: Collection[TableName]) -> Iterator[St
             (expanded.alter("DROP CONSTRAINT {c}", c=name),),
             undo=tuple(undo),
         )
-        forecast = Forecast(best=0.01, worst=expanded.rows_at(SCAN_ROWS_PER_SECOND).worst)
-        yield step.model_copy(update={"locks": _both(expanded, old, "ACCESS EXCLUSIVE"), "forecast": forecast})
+        yield step.model_copy(update={"locks": _both(expanded, old, "ACCESS EXCLUSIVE")})
 
 
 def take_over(switched: TableChange) -> Iterator[Step]:

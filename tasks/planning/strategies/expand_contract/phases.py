@@ -37,7 +37,6 @@ from tasks.planning.strategies.expand_contract import (
 )
 from tasks.planning.strategies.expand_contract.apart import NOTHING_APART, Apart
 from tasks.planning.strategies.expand_contract.contribution import (
-    BACKFILL_ROWS_PER_SECOND,
     LONG_STATEMENT_TIMEOUT_MS,
     NOTHING,
     PATIENT_LOCK_TIMEOUT_MS,
@@ -418,7 +417,7 @@ def _fill(work: Work) -> Step:
         locks=(LockUse(table=change.name, mode="ROW EXCLUSIVE"),),
         lock_timeout_ms=SHORT_LOCK_TIMEOUT_MS,
         statement_timeout_ms=60_000,
-        forecast=change.rows_at(BACKFILL_ROWS_PER_SECOND),
+        forecast=change.every_row("backfill"),
     )
 
 

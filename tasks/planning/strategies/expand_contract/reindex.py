@@ -6,7 +6,6 @@ from tasks.planning.errors import Unsupported
 from tasks.planning.names import display
 from tasks.planning.plan import LockUse, Reindex, Step
 from tasks.planning.strategies.expand_contract.contribution import (
-    BUILD_ROWS_PER_SECOND,
     LONG_STATEMENT_TIMEOUT_MS,
     Contribution,
     TableChange,
@@ -44,5 +43,5 @@ def _step(change: TableChange, name: str) -> Step:
         locks=(LockUse(table=change.name, mode="SHARE UPDATE EXCLUSIVE"),),
         lock_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
         statement_timeout_ms=LONG_STATEMENT_TIMEOUT_MS,
-        forecast=change.rows_at(BUILD_ROWS_PER_SECOND),
+        forecast=change.every_row("build"),
     )
