@@ -8,12 +8,16 @@ from pathlib import Path
 from flows import console
 from tasks.database import runbook
 from tasks.database.connection import connect
+from tasks.database.foresight import survey
 from tasks.database.ledger import Ledger
 from tasks.databases import target_of
 from tasks.plan_source import choose_database, load_spec, make_plan
+from tasks.planning.forecast import with_forecast
 from tasks.planning.page import page
-from tasks.planning.report import counted, render
+from tasks.planning.report import render
 from tasks.planning.rollback_scripts import rollback_scripts
+from tasks.planning.today import Survey
+from tasks.planning.wording import counted
 
 
 def show(migration: str, database: str | None, folder: Path | None, form: str) -> int:
@@ -23,11 +27,16 @@ def show(migration: str, database: str | None, folder: Path | None, form: str) -
     with connect(target, role="plan") as connection:
         stored = Ledger(connection).migration(loaded.spec.name)
     plan = make_plan(loaded, target, stored)
-    text = render(plan)
+    seen = None
+    if not plan.is_empty:
+        console.note(f"Looking at {target.name} for some seconds: what is written, and who is in the way.")
+        seen = Survey(*survey(target, plan))
+        plan = with_forecast(plan, seen.expected)
+    text = render(plan, seen)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{plan.name}.md").write_text(text)
-        (folder / f"{plan.name}.html").write_text(page(plan))
+        (folder / f"{plan.name}.html").write_text(page(plan, seen))
         (folder / f"{plan.name}.json").write_text(plan.model_dump_json(indent=2) + "\n")
         scripts = _write(folder / f"{plan.name}-runbook", runbook.scripts(plan))
         scripts += _write(folder / f"{plan.name}-rollback", rollback_scripts(plan))

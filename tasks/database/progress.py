@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tasks.planning.report import duration
+from tasks.planning.wording import duration
 
 REPORT_SECONDS = 1.0
 

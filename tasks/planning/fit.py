@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from tasks.planning.errors import Waiting
 from tasks.planning.plan import IN_BATCHES, Note, Phase, Step
-from tasks.planning.report import duration
 from tasks.planning.windows import Window
+from tasks.planning.wording import duration
 
 FROM_THE_START = 0.9
 """The part of an opening that has to be left for work which may need all of it."""

@@ -12,6 +12,8 @@ from markdown_it import MarkdownIt
 from tasks.planning import report
 from tasks.planning.plan import Phase, Plan, Risk, RiskLevel
 from tasks.planning.risks import LEVELS
+from tasks.planning.today import Survey
+from tasks.planning.wording import forecast
 
 _STYLE = (files("tasks.planning") / "templates" / "page.css").read_text()
 _DESIGN, _RISKS = "<h2>Migration Strategy Design</h2>", "<h2>Risk Mitigation &amp; Rollback Plan</h2>"
@@ -21,10 +23,10 @@ LEAST_SHARE = 0.01
 """Of the timeline's width, so that a phase of milliseconds is seen beside one of hours."""
 
 
-def page(plan: Plan) -> str:
+def page(plan: Plan, survey: Survey | None = None) -> str:
     """Return the page; what it says is what `report.render` says."""
     # Without html=True raw HTML in a plan's texts (a comment, a literal) stays text.
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(report.render(plan))
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(report.render(plan, survey))
     body = body.replace(_DESIGN, _DESIGN + _timeline(plan.phases), 1)
     body = body.replace(_RISKS, _RISKS + _picture(plan.risks), 1)
     title = escape(f"{plan.name} on {plan.database}")
@@ -54,7 +56,7 @@ def _timeline(phases: Sequence[Phase]) -> str:
         parts.append(f'<rect class="best" x="{left:.1f}" y="{top}" width="{best:.1f}" height="16"/>')
         if phase.gate_after is not None:
             parts.append(f'<circle class="gate" cx="{left + worst:.1f}" cy="{top + 8}" r="5"/>')
-        parts.append(f'<text x="{left + worst + 9:.1f}" y="{top + 13}">{escape(report.forecast(total))}</text>')
+        parts.append(f'<text x="{left + worst + 9:.1f}" y="{top + 13}">{escape(forecast(total))}</text>')
         left += worst
     height = 16 + _ROW * len(phases)
     return (

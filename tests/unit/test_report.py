@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tasks.planning import report
+from tasks.planning import report, wording
 from tasks.planning.catalog import Catalog, Column, Constraint, Dependent, Index, Table
 from tasks.planning.current import current_state
 from tasks.planning.names import TableName
@@ -229,7 +229,7 @@ def test_a_function_s_body_stands_at_the_end() -> None:
     ("limit", "text"), [(0, "none"), (50, "50 ms"), (1500, "1,500 ms"), (5000, "5 s"), (21_600_000, "21,600 s")]
 )
 def test_timeouts_are_exact(limit: int, text: str) -> None:
-    assert report.timeout(limit) == text
+    assert wording.timeout(limit) == text
 
 
 def test_a_statement_cannot_close_its_code_block() -> None:
@@ -339,4 +339,4 @@ def test_phases_table() -> None:
     ],
 )  # fmt: skip
 def test_durations(seconds: float, text: str) -> None:
-    assert report.duration(seconds) == text.replace("1 days", "1 day")
+    assert wording.duration(seconds) == text.replace("1 days", "1 day")
