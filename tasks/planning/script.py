@@ -13,7 +13,7 @@ from pathlib import Path
 from tasks.planning import parser
 from tasks.planning.errors import SpecError
 from tasks.planning.findings.allowances import Allowance, allowances
-from tasks.planning.statements import Statement, read_statements
+from tasks.planning.statements import Statement, caret, read_statements
 
 MAX_BYTES = 4_000_000
 """The parse tree of 10 MB takes 1 GB and 12 s (measured); a file of that size is data and not schema."""
@@ -48,7 +48,7 @@ def script(text: str, source: str) -> Script:
         content = text.split("\n")[line - 1]
         raise SpecError(
             f"{source}, line {line}, column {column}: {placeholder[0]} is a placeholder\n"
-            f"  {content}\n  {re.sub(r'[^	]', ' ', content[: column - 1])}^",
+            f"  {content}\n  {caret(content[: column - 1])}",
             remedy="Placeholders like ${name} are not replaced: write the value.",
         )
     noted = allowances(text, parser.parse(text)) if "lockstep:allow" in text.lower() else ()

@@ -422,9 +422,16 @@ def _syntax_message(text: str, source: str, first_line: int, fault: parser.Synta
     line = text.count("\n", 0, offset) + first_line
     start = text.rfind("\n", 0, offset) + 1
     content = text[start:].split("\n", 1)[0].rstrip()
-    # Tabs stay tabs in the caret's line, so that it stands under the place in any terminal.
-    indent = re.sub(r"[^\t]", " ", text[start:offset])
-    return f"{source}, line {line}, column {offset - start + 1}: {fault.message}\n  {content}\n  {indent}^"
+    where = f"{source}, line {line}, column {offset - start + 1}"
+    return f"{where}: {fault.message}\n  {content}\n  {caret(text[start:offset])}"
+
+
+def caret(before: str) -> str:
+    """Return the line below one that begins with ``before``, with a caret under what comes next.
+
+    Tabs stay tabs, so that it stands there in any terminal.
+    """
+    return re.sub(r"[^\t]", " ", before) + "^"
 
 
 def _syntax_remedy(text: str, fault: parser.SyntaxFault) -> str | None:

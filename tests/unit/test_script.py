@@ -81,7 +81,7 @@ def test_a_file_of_ten_megabytes_is_refused_and_one_of_one_is_read(tmp_path: Pat
 
 
 def test_a_folder_is_read_in_flyways_order(tmp_path: Path) -> None:
-    names = ("V10__c.sql", "V2__b.sql", "V1.1__a.sql", "R__view.sql", "other.sql", "U2__b.sql", "V2_0_1__x.SQL", "n.txt")
+    names = ("V10__c.sql", "V2__b.sql", "V1.1__a.sql", "R__view.sql", "other.sql", "U2__b.sql", "V2_0_1__x.SQL", "n")
     for name in names:
         (tmp_path / name).write_text("SELECT 1")
     found = sql_files([tmp_path, tmp_path / "U2__b.sql"])
@@ -91,7 +91,7 @@ def test_a_folder_is_read_in_flyways_order(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_sql_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="no .sql file in this folder"):
+    with pytest.raises(SpecError, match="no \\.sql file in this folder"):
         sql_files([tmp_path])
     with pytest.raises(SpecError, match="There is no file"):
         sql_files([tmp_path / "missing.sql"])
