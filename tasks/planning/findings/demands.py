@@ -18,10 +18,11 @@ def _demand(moment: Moment) -> Iterator[Hit]:
     for change in moment.now.changes:
         match change:
             case ConstraintAdded(consequence=False, after=added) if added.kind in _DEMANDS:
-                if _concerns_written(moment, change.table, added.columns):
+                if _concerns_written(moment, change.table, added.columns) and not _takes_over(moment, change):
                     yield Hit(f"{display(added.name)} {added.definition} holds for {change.table}.", change.table)
             case ColumnChanged() if change.nullability_changed and change.after.not_null:
-                if moment.original_column(change.table, change.before):
+                # Without a scan, a validated CHECK has demanded it before.
+                if moment.original_column(change.table, change.before) and change.table in moment.now.scans:
                     yield Hit(f"{change.table}.{display(change.after.name)} takes no NULL.", change.table)
             case IndexAdded(consequence=False, after=index) if index.unique:
                 if _concerns_written(moment, change.table, index.columns):
@@ -37,6 +38,13 @@ def _concerns_written(moment: Moment, table: TableName, columns: tuple[str, ...]
         return False
     found = [item for item in known.columns if item.name in columns]
     return any(moment.original_column(table, item) for item in found)
+
+
+def _takes_over(moment: Moment, change: ConstraintAdded) -> bool:
+    """Whether the constraint is an index that was there: ADD CONSTRAINT … USING INDEX."""
+    before, after = moment.now.before.table(change.table), moment.now.after.table(change.table)
+    known = {index.oid for index in before.indexes} if before else set()
+    return any(index.name == change.after.index and index.oid in known for index in (after.indexes if after else ()))
 
 
 def _foreign_keys(moment: Moment) -> Iterator[tuple[TableName, Constraint]]:
@@ -196,7 +204,10 @@ RULES = (
         why="NOT VALID leaves out the rows that are there, not those that are written.",
         safe="contract: demands are made when only the new version runs, after an approval that names them.",
         bad="ALTER TABLE purchase ADD CONSTRAINT amount_positive CHECK (amount > 0) NOT VALID;",
-        good=("ALTER TABLE purchase ADD COLUMN pages integer CHECK (pages > 0);",),
+        good=(
+            "ALTER TABLE purchase ADD COLUMN pages integer;\n"
+            "ALTER TABLE purchase ADD CONSTRAINT pages_positive CHECK (pages > 0) NOT VALID;",
+        ),
         finds=_demand,
     ),
     Rule(

@@ -49,7 +49,7 @@ def _work_after_lock(moment: Moment) -> Iterator[Hit]:
 
 def _two_tables(moment: Moment) -> Iterator[Hit]:
     before = moment.blocked_before
-    more = [table for table in moment.blocked_by_itself if table not in before]
+    more = [table for table in moment.originals(moment.blocked_by_itself) if table not in before]
     if before and more:
         held = ", ".join(str(table) for table in before)
         yield Hit(f"{more[0]} is locked ({moment.blocked_by_itself[more[0]]}) while {held} is locked already.", more[0])

@@ -153,7 +153,7 @@ RULES = (
             "indexes concurrently, and a gate that compares both columns; switch: the new column takes the name; "
             "contract: the old one goes."
         ),
-        bad="ALTER TABLE purchase ALTER COLUMN amount TYPE bigint;",
+        bad="ALTER TABLE customer ALTER COLUMN visits TYPE bigint;",
         good=("ALTER TABLE customer ALTER COLUMN name TYPE varchar(200);",),
         finds=_type_change,
     ),
@@ -413,10 +413,11 @@ RULES = (
             "Have the rows looked at under a lock that blocks nobody (VALIDATE CONSTRAINT in a transaction of its "
             "own), or leave the statement out if it changes nothing."
         ),
-        bad="ALTER TABLE purchase ALTER COLUMN pieces TYPE integer, ALTER COLUMN amount TYPE integer;",
+        bad="ALTER TABLE customer ALTER COLUMN visits TYPE integer;",
         good=("ALTER TABLE customer ALTER COLUMN name TYPE varchar(200);",),
         finds=_scanned,
         yields_to=(
+            "required-column-added",
             "type-change-rewrites",
             "column-added-with-rewrite",
             "table-rewritten",
@@ -435,7 +436,7 @@ RULES = (
             "data-change-after-lock",
             "work-after-lock",
         ),
-        setup="ALTER TABLE purchase ADD CONSTRAINT amount_small CHECK (amount < 1000000);",
+        setup="ALTER TABLE customer ADD CONSTRAINT visits_few CHECK (visits < 1000000);",
     ),
 )
 """From the particular to the general."""
