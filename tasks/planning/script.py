@@ -1,7 +1,4 @@
-"""Files of SQL that are looked at and not carried out: read, put in order, and refused where they are no SQL.
-
-A file is one transaction, or none: what a person would have run, or Flyway.
-"""
+"""Files of SQL that are looked at and not carried out: read, put in order, and refused where they are no SQL."""
 
 from __future__ import annotations
 
@@ -13,7 +10,8 @@ from pathlib import Path
 from tasks.planning import parser
 from tasks.planning.errors import SpecError
 from tasks.planning.findings.allowances import Allowance, allowances
-from tasks.planning.statements import Statement, caret, read_statements
+from tasks.planning.statements import caret, read_statements
+from tasks.planning.transactions import SourceFile
 
 MAX_BYTES = 4_000_000
 """The parse tree of 10 MB takes 1 GB and 12 s (measured); a file of that size is data and not schema."""
@@ -26,19 +24,18 @@ _UNDO = re.compile(r"U\d.*__.*\.sql")
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A file: ``source`` is what to call it in messages."""
+    """A file of SQL, and the comments in it that allow findings."""
 
-    source: str
-    statements: tuple[Statement, ...]
+    file: SourceFile
     allowances: tuple[Allowance, ...] = ()
 
 
 def read_script(path: Path) -> Script:
     """Read a file. Raises `SpecError`, which names the file, and the line where there is one."""
-    return script(_text(path), str(path))
+    return script(_text(path), str(path), told=_told(path.with_name(f"{path.name}.conf")))
 
 
-def script(text: str, source: str) -> Script:
+def script(text: str, source: str, *, told: bool | None = None) -> Script:
     """Split and classify a text. Raises `SpecError` for what is not SQL, and for placeholders that are not replaced."""
     statements = read_statements(text, source=source)
     placeholder = _PLACEHOLDER.search(_without_comments(text)) if "${" in text else None
@@ -52,7 +49,7 @@ def script(text: str, source: str) -> Script:
             remedy="Placeholders like ${name} are not replaced: write the value.",
         )
     noted = allowances(text, parser.parse(text)) if "lockstep:allow" in text.lower() else ()
-    return Script(source, statements, noted)
+    return Script(SourceFile(source, text, statements, told), noted)
 
 
 def sql_files(paths: Iterable[Path]) -> tuple[Path, ...]:
@@ -102,6 +99,14 @@ def _text(path: Path) -> str:
         raise SpecError(
             f"{path}, line {line}: is not UTF-8 (byte {error.start}).", remedy="Save the file as UTF-8."
         ) from None
+
+
+def _told(configuration: Path) -> bool | None:
+    """Return ``executeInTransaction`` of a Flyway script configuration, None where it is not said."""
+    if not configuration.is_file():
+        return None
+    said = re.search(r"^\s*executeInTransaction\s*=\s*(true|false)\s*$", _text(configuration), re.MULTILINE)
+    return said[1] == "true" if said else None
 
 
 def _without_comments(text: str) -> str:

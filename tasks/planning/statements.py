@@ -95,10 +95,9 @@ def parse_change(text: str, *, source: str, first_line: int = 1) -> tuple[Statem
 def read_statements(text: str, *, source: str) -> tuple[Statement, ...]:
     """Split and classify SQL that is looked at and not carried out: every kind of statement may be in it.
 
-    Their ``transactional_sql`` is what is written. Raises `SpecError` for what is not SQL, for an empty text and for
-    transaction commands: a file is one transaction, or none.
+    Their ``transactional_sql`` is what is written. Raises `SpecError` for what is not SQL, and for an empty text.
     """
-    return tuple(_read(item, text, source) for item in _parsed(text, source, first_line=1))
+    return tuple(_read(item, text) for item in _parsed(text, source, first_line=1))
 
 
 def _parsed(text: str, source: str, first_line: int) -> tuple[parser.Parsed, ...]:
@@ -199,35 +198,28 @@ _KINDS = {
 }
 
 
-def _read(item: parser.Parsed, text: str, source: str) -> Statement:
-    kind = _kind(item)
-    line = text.count("\n", 0, item.offset) + 1
-    _refuse_transaction(item, kind, f"{source}, line {line}")
+def _read(item: parser.Parsed, text: str) -> Statement:
     return Statement(
         sql=item.text,
-        kind=kind,
-        line=line,
+        kind=_kind(item),
+        line=text.count("\n", 0, item.offset) + 1,
         tables=tuple(dict.fromkeys(_tables(item))),
         retyped=tuple((table, alter.name) for table, _, alter in _type_commands(item)),
-        renames=tuple(_renames(item, kind)),
+        renames=tuple(_renames(item, _kind(item))),
         defaulted=tuple(_defaulted(item)),
         concurrent=parser.is_concurrent(item.node),
         transactional_sql=item.text,
     )
 
 
-def _refuse_transaction(item: parser.Parsed, kind: str, where: str) -> None:
-    if kind == "transaction":
-        raise SpecError(
-            f"{where}: {item.text.split()[0].upper()}: transactions are Lockstep's to decide.",
-            remedy="Remove BEGIN, COMMIT, ROLLBACK and SAVEPOINT from the change.",
-        )
-
-
 def _statement(item: parser.Parsed, text: str, source: str, first_line: int) -> Statement:
     kind = _kind(item)
     line = text.count("\n", 0, item.offset) + first_line
-    _refuse_transaction(item, kind, f"{source}, line {line}")
+    if kind == "transaction":
+        raise SpecError(
+            f"{source}, line {line}: {item.text.split()[0].upper()}: transactions are Lockstep's to decide.",
+            remedy="Remove BEGIN, COMMIT, ROLLBACK and SAVEPOINT from the change.",
+        )
     if kind in REFUSED:
         raise Unsupported(f"{_words(kind)} in a change ({source}, line {line})", instead=REFUSED[kind])
     if kind == "create_index" and item.node.table_space:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def file(before: Catalog, *steps: Step, name: str = "v1.sql") -> tuple[Statement
         now = after if after.tables else before
         own: Mapping[TableName, LockMode] = seen.get("own", {})
         held |= own
-        (statement,) = script(sql, name).statements
+        (statement,) = script(sql, name).file.statements
         found.append(
             StatementFacts(
                 index=number, file=name, statement=statement.model_copy(update={"line": number}),
@@ -310,7 +311,7 @@ def test_the_document_is_that_of_the_contract() -> None:
         "index": 1, "file": "v1.sql", "line": 1, "sql": "ALTER TABLE t ALTER a TYPE bigint", "in_transaction": True,
         "locks": {"public.t": "AccessExclusiveLock"}, "held": {"public.t": "AccessExclusiveLock"},
         "rewrites": ["public.t"], "index_builds": ["public.t_pkey"], "scans": ["public.t"], "validations": [],
-        "source": "measured", "error": None, "dangerous": True,
+        "source": "measured", "not_run": None, "error": None, "dangerous": True,
     }  # fmt: skip
     assert findings[0]["id"] == "type-change-rewrites"
     assert set(findings[0]) == {"id", "severity", "message", "safe", "allowed"}
@@ -329,3 +330,36 @@ def test_the_text_says_how_long_it_takes_where_the_size_is_known() -> None:
     known = telling.text(verdicts, catalog(table(rows=80_000_000, bytes=9_000_000_000)))
     assert "builds index i on public.t (9.0 GB, about 80,000,000 rows): roughly 90 s to 8 min\n" in known
     assert "known only with --database" not in known
+
+
+def test_what_is_held_ends_with_its_transaction() -> None:
+    steps = (
+        step("BEGIN"),
+        step("ALTER TABLE u ADD c int", own={U: "ACCESS EXCLUSIVE"}),
+        step("COMMIT"),
+        step("UPDATE t SET a = 1", own={T: "ROW EXCLUSIVE"}, scans=(T,)),
+    )
+    facts = file(catalog(table(), table(U, 2)), *steps)
+    apart = (*facts[:3], replace(facts[3], held=facts[3].own))
+    assert ids(judge(apart)[3]) == {"data-change-unbatched"}
+    together = (*facts[:2], replace(facts[3], index=3))
+    assert ids(judge(together)[2]) == {"data-change-unbatched", "data-change-after-lock"}
+
+
+def test_a_statement_that_belongs_in_no_transaction_stands_alone_in_its_file() -> None:
+    build = step("CREATE INDEX CONCURRENTLY i ON t (a)")
+    mixed = judge(file(catalog(table()), step("ALTER TABLE t ADD c int"), build))
+    assert [item.rule.id for item in mixed[1].findings] == ["concurrently-in-transaction"]
+    assert mixed[1].fails
+    for beside in ("SET statement_timeout = 0", "DROP INDEX CONCURRENTLY j"):
+        assert not judge(file(catalog(table()), step(beside), build))[1].findings
+    refused = step("CREATE INDEX CONCURRENTLY i ON t (a)", refused=Refusal("cannot run inside …", "25001", 2, 1))
+    (_, verdict) = judge(file(catalog(table()), step("BEGIN"), refused))
+    assert [item.rule.id for item in verdict.findings] == ["concurrently-in-transaction"]
+
+
+def test_statements_with_nothing_to_tell_are_only_counted() -> None:
+    silent = file(catalog(table()), step("SET search_path = x"), step("SELECT 1", own={T: "ACCESS SHARE"}))
+    assert telling.text(judge(silent), None).startswith("2 statements, 0 dangerous; findings: 0 CRITICAL")
+    not_run = (replace(silent[1], not_run="It concerns the whole server."),)
+    assert "v1.sql:2\n     2 | SELECT 1\n  It concerns the whole server.\n" in telling.text(judge(not_run), None)

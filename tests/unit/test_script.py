@@ -17,7 +17,7 @@ CREATE INDEX CONCURRENTLY i ON t (a); REINDEX TABLE CONCURRENTLY t;
 
 
 def test_every_kind_of_statement_is_read() -> None:
-    found = script(KINDS, "v1.sql").statements
+    found = script(KINDS, "v1.sql").file.statements
     assert [item.kind for item in found] == [
         "insert", "select", "do", "vacuum", "set", "truncate", "reindex", "create_index", "update", "create_role",
         "copy", "create_index", "reindex",
@@ -37,7 +37,6 @@ def test_every_kind_of_statement_is_read() -> None:
         ("SELECT 1;\n\tSELECT '${who}'", "v1.sql, line 2, column 10: ${who} is a placeholder", "write the value"),
         ("", "v1.sql: ", "Write the SQL"),
         ("-- nothing\n;;", "v1.sql: ", "Write the SQL"),
-        ("SELECT 1;\nCOMMIT;", "v1.sql, line 2: COMMIT", "Remove BEGIN"),
         ("SELECT 1;\0", "v1.sql, line 1, column 10: a NUL", None),
     ],
 )
@@ -57,7 +56,7 @@ def test_the_caret_stands_under_the_fault() -> None:
 
 
 def test_placeholders_in_comments_are_nobodys() -> None:
-    assert script("SELECT 1 -- ${größe}\n/* ${x} */", "v1.sql").statements
+    assert script("SELECT 1 -- ${größe}\n/* ${x} */", "v1.sql").file.statements
 
 
 def test_bytes_that_are_not_utf_8_are_named_by_line(tmp_path: Path) -> None:
@@ -68,7 +67,7 @@ def test_bytes_that_are_not_utf_8_are_named_by_line(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="not UTF-8"):
         read_script(tmp_path / "wide.sql")
     (tmp_path / "windows.sql").write_bytes("SELECT 1;\r\nSELECT 2;\r\n".encode("utf-8-sig"))
-    assert [item.line for item in read_script(tmp_path / "windows.sql").statements] == [1, 2]
+    assert [item.line for item in read_script(tmp_path / "windows.sql").file.statements] == [1, 2]
 
 
 def test_a_file_of_ten_megabytes_is_refused_and_one_of_one_is_read(tmp_path: Path) -> None:
@@ -77,7 +76,7 @@ def test_a_file_of_ten_megabytes_is_refused_and_one_of_one_is_read(tmp_path: Pat
         read_script(tmp_path / "huge.sql")
     assert "COPY" in (refused.value.remedy or "")
     (tmp_path / "long.sql").write_text("SELECT '" + "x" * (MAX_BYTES // 4) + "';")
-    assert len(read_script(tmp_path / "long.sql").statements) == 1
+    assert len(read_script(tmp_path / "long.sql").file.statements) == 1
 
 
 def test_a_folder_is_read_in_flyways_order(tmp_path: Path) -> None:
@@ -88,6 +87,14 @@ def test_a_folder_is_read_in_flyways_order(tmp_path: Path) -> None:
     assert [path.name for path in found] == [
         "V1.1__a.sql", "V2__b.sql", "V2_0_1__x.SQL", "V10__c.sql", "R__view.sql", "other.sql", "U2__b.sql",
     ]  # fmt: skip
+
+
+def test_a_script_configuration_says_whether_the_file_is_a_transaction(tmp_path: Path) -> None:
+    path = tmp_path / "V1__a.sql"
+    path.write_text("REINDEX TABLE CONCURRENTLY t")
+    assert read_script(path).file.is_transaction, "Flyway does not see it"
+    (tmp_path / "V1__a.sql.conf").write_text("encoding=UTF-8\nexecuteInTransaction=false\n")
+    assert not read_script(path).file.is_transaction
 
 
 def test_a_folder_without_sql_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:

@@ -79,6 +79,6 @@ RULES = (
         bad="ALTER TABLE purchase ADD COLUMN id text;",
         good=("ALTER TABLE purchase ADD COLUMN number text;",),
         finds=_fails,
-        yields_to=("enum-label-used-too-early", "index-not-immutable"),
+        yields_to=("enum-label-used-too-early", "index-not-immutable", "concurrently-in-transaction"),
     ),
 )

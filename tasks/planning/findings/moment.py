@@ -14,6 +14,7 @@ from tasks.planning.findings.allowances import Allowance
 from tasks.planning.names import TableName
 from tasks.planning.parse_tree import Node
 from tasks.planning.plan import LOCK_ORDER, LockMode
+from tasks.planning.transactions import control
 
 T = TypeVar("T")
 
@@ -59,7 +60,12 @@ class Moment:
     @cached_property
     def earlier(self) -> tuple[StatementFacts, ...]:
         """The statements before this one in its transaction."""
-        return tuple(facts for facts in self.before if facts.in_transaction) if self.now.in_transaction else ()
+        found: list[StatementFacts] = []
+        for facts in reversed(self.before if self.now.in_transaction else ()):
+            if not facts.in_transaction or control(facts.statement) in ("commit", "rollback"):
+                break
+            found.append(facts)
+        return tuple(reversed(found))
 
     @property
     def start(self) -> Catalog:

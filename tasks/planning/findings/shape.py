@@ -9,9 +9,11 @@ from tasks.planning.findings.moment import Moment
 from tasks.planning.findings.rows import is_unbatched
 from tasks.planning.findings.rule import Hit, Rule
 from tasks.planning.names import display
+from tasks.planning.statements import Statement
+from tasks.planning.transactions import runs_outside
 
 DATA_KINDS = frozenset({"update", "delete", "insert", "merge", "copy", "create_table_as"})
-_SETTINGS = frozenset({"set", "show"})
+_IN_TRANSACTION = "25001"
 
 
 def _validated(moment: Moment) -> Iterator[Hit]:
@@ -56,12 +58,17 @@ def _two_tables(moment: Moment) -> Iterator[Hit]:
 
 
 def _mixed(moment: Moment) -> Iterator[Hit]:
-    if not moment.now.in_transaction:
-        other = next(
-            (item for item in moment.file if item.in_transaction and item.statement.kind not in _SETTINGS), None
-        )
+    if moment.now.refused is not None:
+        if moment.now.refused.sqlstate == _IN_TRANSACTION:
+            yield Hit(f"PostgreSQL refuses it: {moment.now.refused.message}.")
+    elif runs_outside(moment.now.statement):
+        other = next((item.statement for item in moment.file if _belongs_inside(item.statement)), None)
         if other is not None:
-            yield Hit(f"It cannot run inside a transaction, and line {other.statement.line} of its file runs in one.")
+            yield Hit(f"It cannot run inside a transaction, and line {other.line} of its file belongs into one.")
+
+
+def _belongs_inside(statement: Statement) -> bool:
+    return statement.kind not in ("transaction", "set", "show") and not runs_outside(statement)
 
 
 def _sets(moment: Moment, setting: str) -> bool:

@@ -50,6 +50,7 @@ def _statement(verdict: Verdict) -> dict[str, Any]:
         "scans": [str(table) for table in facts.scans],
         "validations": [display(name) for name, _ in facts.validations],
         "source": facts.source,
+        "not_run": facts.not_run,
         "error": _error(facts),
         "findings": [_finding(finding) for finding in _by_weight(verdict)],
         "dangerous": verdict.dangerous,
@@ -90,8 +91,14 @@ def _by_weight(verdict: Verdict) -> list[Finding]:
 
 def text(verdicts: Sequence[Verdict], live: Catalog | None) -> str:
     """Return the findings for a person; ``live`` is the catalog with today's sizes, where there is one."""
-    parts = ["\n".join(_told(verdict, live)) for verdict in verdicts]
+    parts = ["\n".join(_told(verdict, live)) for verdict in verdicts if _is_worth_telling(verdict)]
     return "\n\n".join([*parts, "\n".join(_summary(verdicts, live))]) + "\n"
+
+
+def _is_worth_telling(verdict: Verdict) -> bool:
+    facts = verdict.facts
+    work = facts.rewrites or facts.index_builds or facts.scans
+    return bool(verdict.findings or facts.not_run or work or any(_BLOCKS[mode] for mode in facts.own.values()))
 
 
 def _told(verdict: Verdict, live: Catalog | None) -> Iterator[str]:
@@ -101,6 +108,8 @@ def _told(verdict: Verdict, live: Catalog | None) -> Iterator[str]:
     yield from _source(facts)
     yield from (f"  lock  {line}" for line in _locks(facts))
     yield from (f"  work  {line}" for line in _work(facts, live))
+    if facts.not_run is not None:
+        yield f"  {facts.not_run}"
     for finding in _by_weight(verdict):
         allowed = f" (allowed: {finding.allowed})" if finding.allowed is not None else ""
         yield f"  {finding.rule.severity} {finding.rule.id}{allowed}"
