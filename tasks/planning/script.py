@@ -32,7 +32,7 @@ class Script:
 
 def read_script(path: Path) -> Script:
     """Read a file. Raises `SpecError`, which names the file, and the line where there is one."""
-    return script(_text(path), str(path), told=_told(path.with_name(f"{path.name}.conf")))
+    return script(_limited(path), str(path), told=_told(path.with_name(f"{path.name}.conf")))
 
 
 def script(text: str, source: str, *, told: bool | None = None) -> Script:
@@ -82,14 +82,9 @@ def _order(path: Path) -> tuple[int, tuple[int, ...], str]:
     return (1 if _REPEATABLE.fullmatch(path.name) else 2), (), str(path)
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8, with or without a byte order mark. Raises `SpecError`."""
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise SpecError(
-                f"{path}: {size / 1e6:.0f} MB of SQL, and at most {MAX_BYTES / 1e6:.0f} MB are read.",
-                remedy="Schema changes are not that long: load data apart from them, e.g. with COPY.",
-            )
         content = path.read_bytes()
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
@@ -101,11 +96,21 @@ def _text(path: Path) -> str:
         ) from None
 
 
+def _limited(path: Path) -> str:
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise SpecError(
+            f"{path}: {size / 1e6:.0f} MB of SQL, and at most {MAX_BYTES / 1e6:.0f} MB are read.",
+            remedy="Schema changes are not that long: load data apart from them, e.g. with COPY.",
+        )
+    return read_text(path)
+
+
 def _told(configuration: Path) -> bool | None:
     """Return ``executeInTransaction`` of a Flyway script configuration, None where it is not said."""
     if not configuration.is_file():
         return None
-    said = re.search(r"^\s*executeInTransaction\s*=\s*(true|false)\s*$", _text(configuration), re.MULTILINE)
+    said = re.search(r"^\s*executeInTransaction\s*=\s*(true|false)\s*$", read_text(configuration), re.MULTILINE)
     return said[1] == "true" if said else None
 
 

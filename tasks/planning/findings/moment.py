@@ -86,7 +86,7 @@ class Moment:
     @cached_property
     def blocked(self) -> Mapping[TableName, LockMode]:
         """The relations that nobody can write (or read) while this statement works, whoever took the lock."""
-        return _blocking(self.now.held) | _blocking(self.now.own)
+        return {table: mode for table, mode in _strongest(self.now.held, self.now.own).items() if mode in BLOCKING}
 
     @cached_property
     def blocked_by_itself(self) -> Mapping[TableName, LockMode]:
@@ -112,9 +112,9 @@ class Moment:
         if mode is None:
             on, mode = max(self.blocked.items(), key=lambda lock: LOCK_ORDER.index(lock[1]))
         words = f"{mode} on {on}"
-        if on in self.blocked_by_itself:
+        if self.blocked_by_itself.get(on) == mode:
             return words
-        taker = next((facts for facts in self.earlier if on in _blocking(facts.own)), None)
+        taker = next((facts for facts in self.earlier if facts.own.get(on) == mode), None)
         return f"{words}, held since line {taker.statement.line}" if taker else f"{words}, held by its transaction"
 
     # -------------------------------------------------------------------------------------------- what was there
@@ -140,6 +140,13 @@ class Moment:
 
     def originals(self, tables: Iterable[TableName]) -> tuple[TableName, ...]:
         return tuple(table for table in tables if self.original(table) is not None)
+
+
+def _strongest(*locks: Mapping[TableName, LockMode]) -> dict[TableName, LockMode]:
+    found: dict[TableName, LockMode] = {}
+    for table, mode in sorted(item for held in locks for item in held.items()):
+        found[table] = max(found.get(table, mode), mode, key=LOCK_ORDER.index)
+    return found
 
 
 def _blocking(locks: Mapping[TableName, LockMode]) -> dict[TableName, LockMode]:

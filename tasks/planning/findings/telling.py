@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import fill
 from typing import Any
 
 from tasks.planning.catalog import Catalog, Table
@@ -25,6 +26,8 @@ _BLOCKS: dict[LockMode, str] = {
 }
 _SHOWN_LINES = 6
 """Lines of a statement that are shown."""
+_WIDTH = 110
+"""Characters of a line of explanation."""
 _WEIGHT = {"CRITICAL": 0, "WARNING": 1, "INFO": 2}
 _RESTING: tuple[LockMode, ...] = ("ACCESS SHARE",)
 """Reading a table, which everything does: not told."""
@@ -89,10 +92,13 @@ def _by_weight(verdict: Verdict) -> list[Finding]:
 # ------------------------------------------------------------------------------------------------ text
 
 
-def text(verdicts: Sequence[Verdict], live: Catalog | None) -> str:
-    """Return the findings for a person; ``live`` is the catalog with today's sizes, where there is one."""
+def text(verdicts: Sequence[Verdict], live: Catalog | None, unseen: int = 0) -> str:
+    """Return the findings for a person.
+
+    ``live`` is the catalog with today's sizes, where there is one; ``unseen`` counts statements behind one that failed.
+    """
     parts = ["\n".join(_told(verdict, live)) for verdict in verdicts if _is_worth_telling(verdict)]
-    return "\n\n".join([*parts, "\n".join(_summary(verdicts, live))]) + "\n"
+    return "\n\n".join([*parts, "\n".join(_summary(verdicts, live, unseen))]) + "\n"
 
 
 def _is_worth_telling(verdict: Verdict) -> bool:
@@ -114,8 +120,20 @@ def _told(verdict: Verdict, live: Catalog | None) -> Iterator[str]:
         allowed = f" (allowed: {finding.allowed})" if finding.allowed is not None else ""
         yield f"  {finding.rule.severity} {finding.rule.id}{allowed}"
         if finding.allowed is None:
-            yield f"    {finding.message}"
-            yield f"    Instead: {finding.rule.safe}"
+            yield _wrapped(finding.message)
+            yield _wrapped(f"Instead: {finding.rule.safe}")
+
+
+def _wrapped(sentence: str) -> str:
+    indent = " " * 4
+    return fill(
+        sentence,
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _source(facts: StatementFacts) -> Iterator[str]:
@@ -138,7 +156,7 @@ def _locks(facts: StatementFacts) -> Iterator[str]:
         if mode not in _RESTING:
             yield f"{mode} on {table}{f': {_BLOCKS[mode]}' if _BLOCKS[mode] else ''}"
     for table, mode in sorted(facts.held.items()):
-        if _BLOCKS[mode] and table not in facts.own:
+        if _BLOCKS[mode] and facts.own.get(table) != mode:
             yield f"{mode} on {table}, held by its transaction: {_BLOCKS[mode]}"
 
 
@@ -162,13 +180,15 @@ def _long(work: Work, name: TableName, live: Catalog | None) -> str:
     return f" ({size}): roughly {range_in_words(duration(work, table.bytes))}"
 
 
-def _summary(verdicts: Sequence[Verdict], live: Catalog | None) -> Iterator[str]:
+def _summary(verdicts: Sequence[Verdict], live: Catalog | None, unseen: int) -> Iterator[str]:
     stops = sum(verdict.stops for verdict in verdicts)
     left = [finding for verdict in verdicts for finding in verdict.findings if finding.allowed is None]
     counts = ", ".join(
         f"{sum(finding.rule.severity == severity for finding in left)} {severity}" for severity in _WEIGHT
     )
     yield f"{len(verdicts)} statements, {stops} dangerous; findings: {counts}."
+    if unseen:
+        yield f"{unseen} more behind one that fails: not looked at."
     measured = {verdict.facts.server_major for verdict in verdicts if verdict.facts.source == "measured"}
     if measured:
         yield f"Measured on PostgreSQL {', '.join(map(str, sorted(measured)))}, on a copy of the schema without rows."
