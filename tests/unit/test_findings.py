@@ -164,13 +164,21 @@ def test_what_the_file_itself_made_is_nobodys_yet() -> None:
 
 def test_a_name_that_is_given_back_in_the_same_file_was_never_gone() -> None:
     viewed = catalog(
-        table(U), objects=(SchemaObject(kind="view", name="public.t", oid=9, definition="…", columns=("a\tinteger",)),)
+        table(U),
+        objects=(
+            SchemaObject(kind="view", name="public.t", oid=9, definition="…", columns=("a\tinteger", "b\tinteger")),
+        ),
     )
     renamed = judge(
         file(catalog(table()), step("ALTER TABLE t RENAME TO u", catalog(table(U))),
              step("CREATE VIEW t AS SELECT * FROM u", viewed))
     )  # fmt: skip
     assert not any("table-renamed" in ids(verdict) for verdict in renamed)
+    other = catalog(table(U), table(T, 2, columns=(column("a", 1), column("b", 2, type="bigint"))))
+    (first, _) = judge(
+        file(catalog(table()), step("ALTER TABLE t RENAME TO u", catalog(table(U))), step("CREATE TABLE t ()", other))
+    )
+    assert any("what takes its name has not b as it had" in item.message for item in first.findings)
     (alone,) = judge(file(catalog(table()), step("ALTER TABLE t RENAME TO u", catalog(table(U)))))
     assert ids(alone) == {"table-renamed"}
     swapped = catalog(table(columns=(column("z", 1), column("b", 2), column("a", 3))))

@@ -43,18 +43,31 @@ def _column_dropped(moment: Moment) -> Iterator[Hit]:
             yield Hit(f"{change.table}.{display(change.before.name)} and its values are gone.", change.table)
 
 
-def _named(catalog: Catalog, name: TableName) -> bool:
-    """Whether a table or view of that name is there."""
-    return catalog.table(name) is not None or any(
-        item.kind in _VIEWS and item.name == str(name) for item in catalog.objects
-    )
-
-
 def _table_renamed(moment: Moment) -> Iterator[Hit]:
     for change in moment.did(TableRenamed):
-        renamed = moment.kind not in _SCHEMA_KINDS
-        if renamed and moment.original(change.table) and not _named(moment.end, change.table):
+        old = moment.original(change.table)
+        if old is None or moment.kind in _SCHEMA_KINDS:
+            continue
+        there = _columns_of(moment.end, change.table)
+        if there is None:
             yield Hit(f"{change.table} becomes {change.after}.", change.table)
+        elif missing := _missing(_printed(old), there):
+            lost = ", ".join(missing)
+            yield Hit(
+                f"{change.table} becomes {change.after}; what takes its name has not {lost} as it had.", change.table
+            )
+
+
+def _columns_of(catalog: Catalog, name: TableName) -> tuple[str, ...] | None:
+    """Return the columns of the table or view of that name, as `SchemaObject.columns` has them; None without one."""
+    table = catalog.table(name)
+    if table is not None:
+        return _printed(table)
+    return next((item.columns for item in catalog.objects if item.kind in _VIEWS and item.name == str(name)), None)
+
+
+def _printed(table: Table) -> tuple[str, ...]:
+    return tuple(f"{column.name}\t{column.type}" for column in table.columns)
 
 
 def _table_dropped(moment: Moment) -> Iterator[Hit]:
@@ -259,7 +272,7 @@ RULES = (
         id="table-renamed",
         severity="CRITICAL",
         dangerous=True,
-        condition="A table that was there has another name or schema, and no view its old one.",
+        condition="A table that was there has another name or schema, and none of the same columns its old one.",
         effect=_OLD_FAILS,
         why="Two versions run side by side, and one name fits one only.",
         safe="switch: the new name, and a view of the old name in the same transaction; contract: the view goes.",
