@@ -371,3 +371,14 @@ def test_statements_with_nothing_to_tell_are_only_counted() -> None:
     assert telling.text(judge(silent), None).startswith("2 statements, 0 dangerous; findings: 0 CRITICAL")
     not_run = (replace(silent[1], not_run="It concerns the whole server."),)
     assert "v1.sql:2\n     2 | SELECT 1\n  It concerns the whole server.\n" in telling.text(judge(not_run), None)
+
+
+def test_nobody_writes_a_materialized_view() -> None:
+    view = SchemaObject(kind="materialized view", name="public.u", oid=9, definition="…")
+    before = catalog(table(), objects=(view,))
+    refresh = "REFRESH MATERIALIZED VIEW CONCURRENTLY u"
+    (verdict,) = judge(file(before, step(refresh, own={U: "EXCLUSIVE", T: "ACCESS SHARE"}, scans=(T,))))
+    assert not verdict.dangerous
+    assert not ids(verdict)
+    (blocking,) = judge(file(before, step(refresh, own={U: "ACCESS EXCLUSIVE"}, scans=(T,))))
+    assert blocking.dangerous

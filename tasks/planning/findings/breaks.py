@@ -19,7 +19,7 @@ from tasks.planning.change import (
 )
 from tasks.planning.findings.moment import Moment
 from tasks.planning.findings.rule import Hit, Rule
-from tasks.planning.names import TableName, display, unquoted
+from tasks.planning.names import TableName, display, relation_name
 from tasks.planning.parse_tree import walk
 
 _OLD_FAILS = "Statements of the running version that name it fail from the commit on."
@@ -126,17 +126,14 @@ def _objects(moment: Moment, *kinds: str) -> Iterator[tuple[SchemaObject, Schema
 
 
 def _view_gone(moment: Moment) -> Iterator[Hit]:
+    if moment.kind in _SCHEMA_KINDS:
+        return
     for before, last in _objects(moment, *_VIEWS):
         if last is None:
-            if moment.end.table(_table_name(before.name)) is None:
+            if moment.end.table(relation_name(before.name)) is None:
                 yield Hit(f"{before.kind} {before.name} is gone.")
         elif missing := _missing(before.columns, last.columns):
             yield Hit(f"{before.kind} {before.name} no longer has {', '.join(missing)} as before.")
-
-
-def _table_name(printed: str) -> TableName:
-    schema, _, name = printed.partition(".")
-    return TableName(unquoted(schema), unquoted(name))
 
 
 def _missing(before: tuple[str, ...], after: tuple[str, ...]) -> list[str]:
@@ -229,7 +226,7 @@ def _dropped(moment: Moment) -> Iterator[tuple[str, str]]:
                 yield item.name, f"{item.kind} {item.name}"
             case ObjectChanged(after=None, consequence=False, before=thing) if thing is not None:
                 if thing.kind != "privileges":
-                    yield _table_name(thing.name.split("(")[0]).name or thing.name, f"{thing.kind} {thing.name}"
+                    yield relation_name(thing.name.split("(")[0]).name, f"{thing.kind} {thing.name}"
             case _:
                 pass
 

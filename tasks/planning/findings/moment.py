@@ -11,7 +11,7 @@ from tasks.planning import parser
 from tasks.planning.catalog import Catalog, Column, Table
 from tasks.planning.facts import StatementFacts
 from tasks.planning.findings.allowances import Allowance
-from tasks.planning.names import TableName
+from tasks.planning.names import TableName, relation_name
 from tasks.planning.parse_tree import Node
 from tasks.planning.plan import LOCK_ORDER, LockMode
 from tasks.planning.transactions import control
@@ -86,16 +86,30 @@ class Moment:
     @cached_property
     def blocked(self) -> Mapping[TableName, LockMode]:
         """The relations that nobody can write (or read) while this statement works, whoever took the lock."""
-        return {table: mode for table, mode in _strongest(self.now.held, self.now.own).items() if mode in BLOCKING}
+        return self._blocking(_strongest(self.now.held, self.now.own))
 
     @cached_property
     def blocked_by_itself(self) -> Mapping[TableName, LockMode]:
-        return _blocking(self.now.own)
+        return self._blocking(self.now.own)
 
     @cached_property
     def blocked_before(self) -> Mapping[TableName, LockMode]:
         """The relations that its transaction had locked already when this statement began."""
-        return _blocking(self.earlier[-1].held) if self.earlier else {}
+        return self._blocking(self.earlier[-1].held) if self.earlier else {}
+
+    def _blocking(self, locks: Mapping[TableName, LockMode]) -> dict[TableName, LockMode]:
+        return {
+            table: mode
+            for table, mode in sorted(locks.items())
+            # Nobody writes a materialized view: only what blocks its readers blocks anybody.
+            if mode in BLOCKING and (mode == "ACCESS EXCLUSIVE" or table not in self._materialized)
+        }
+
+    @cached_property
+    def _materialized(self) -> frozenset[TableName]:
+        return frozenset(
+            relation_name(item.name) for item in self.now.before.objects if item.kind == "materialized view"
+        )
 
     @property
     def works(self) -> bool:
@@ -147,7 +161,3 @@ def _strongest(*locks: Mapping[TableName, LockMode]) -> dict[TableName, LockMode
     for table, mode in sorted(item for held in locks for item in held.items()):
         found[table] = max(found.get(table, mode), mode, key=LOCK_ORDER.index)
     return found
-
-
-def _blocking(locks: Mapping[TableName, LockMode]) -> dict[TableName, LockMode]:
-    return {table: mode for table, mode in sorted(locks.items()) if mode in BLOCKING}

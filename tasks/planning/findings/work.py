@@ -417,6 +417,7 @@ RULES = (
         good=("ALTER TABLE customer ALTER COLUMN name TYPE varchar(200);",),
         finds=_scanned,
         yields_to=(
+            "table-emptied",
             "required-column-added",
             "type-change-rewrites",
             "column-added-with-rewrite",
