@@ -88,13 +88,26 @@ def parse_change(text: str, *, source: str, first_line: int = 1) -> tuple[Statem
     text starts. Raises `SpecError` for what is not SQL, for an
     empty change and for transaction commands, and `Unsupported` for statements that this version does not carry out.
     """
+    parsed = _parsed(text, source, first_line)
+    return tuple(_statement(item, text, source, first_line) for item in parsed)
+
+
+def read_statements(text: str, *, source: str) -> tuple[Statement, ...]:
+    """Split and classify SQL that is looked at and not carried out: every kind of statement may be in it.
+
+    Their ``transactional_sql`` is what is written. Raises `SpecError` for what is not SQL, and for an empty text.
+    """
+    return tuple(_read(item, text) for item in _parsed(text, source, first_line=1))
+
+
+def _parsed(text: str, source: str, first_line: int) -> tuple[parser.Parsed, ...]:
     try:
         parsed = parser.parse(text)
     except parser.SyntaxFault as fault:
         raise SpecError(_syntax_message(text, source, first_line, fault), remedy=_syntax_remedy(text, fault)) from None
     if not parsed:
         raise SpecError(f"{source}: the change is empty.", remedy="Write the SQL that should have been run.")
-    return tuple(_statement(item, text, source, first_line) for item in parsed)
+    return parsed
 
 
 def using_expressions(statements: Sequence[Statement]) -> tuple[Using, ...]:
@@ -183,6 +196,20 @@ _KINDS = {
     "alter_event_trig": "alter_event_trigger",
     "create_plang": "create_language",
 }
+
+
+def _read(item: parser.Parsed, text: str) -> Statement:
+    return Statement(
+        sql=item.text,
+        kind=_kind(item),
+        line=text.count("\n", 0, item.offset) + 1,
+        tables=tuple(dict.fromkeys(_tables(item))),
+        retyped=tuple((table, alter.name) for table, _, alter in _type_commands(item)),
+        renames=tuple(_renames(item, _kind(item))),
+        defaulted=tuple(_defaulted(item)),
+        concurrent=parser.is_concurrent(item.node),
+        transactional_sql=item.text,
+    )
 
 
 def _statement(item: parser.Parsed, text: str, source: str, first_line: int) -> Statement:
