@@ -13,9 +13,10 @@ from psycopg.conninfo import make_conninfo
 
 from tasks.database import clone as clone_module
 from tasks.database.catalog import snapshot
-from tasks.database.clone import SCRATCH_PREFIX, SchemaClone, dump_schema, scratch_place
+from tasks.database.clone import SchemaClone, dump_schema, scratch_place
 from tasks.database.connection import Target, connect
 from tasks.database.inspection import inspect_server
+from tasks.database.scratch import SCRATCH_PREFIX
 from tasks.database.server import EmbeddedServer
 from tasks.planning.errors import CannotConnect, LockNotAcquired, MissingPrivilege, SchemaChanged
 from tasks.planning.schema_hash import catalog_text
