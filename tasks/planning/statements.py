@@ -62,6 +62,8 @@ class Statement(BaseModel):
     """e.g. ``alter_table``, ``rename_column``, ``create_index``, ``drop_table``."""
     line: int
     """1-based, in the change's source."""
+    column: int = 1
+    """Where it begins in its line, 1-based; told of statements that are only looked at."""
     tables: tuple[TableName, ...] = ()
     using: dict[tuple[TableName, str], str] = {}
     """Per ALTER COLUMN … TYPE … USING: the expression as written, in the names valid at this statement."""
@@ -203,6 +205,7 @@ def _read(item: parser.Parsed, text: str) -> Statement:
         sql=item.text,
         kind=_kind(item),
         line=text.count("\n", 0, item.offset) + 1,
+        column=item.offset - text.rfind("\n", 0, item.offset),
         tables=tuple(dict.fromkeys(_tables(item))),
         retyped=tuple((table, alter.name) for table, _, alter in _type_commands(item)),
         renames=tuple(_renames(item, _kind(item))),

@@ -318,6 +318,7 @@ def test_the_document_is_that_of_the_contract() -> None:
     assert statement == {
         "index": 1, "file": "v1.sql", "line": 1, "sql": "ALTER TABLE t ALTER a TYPE bigint", "in_transaction": True,
         "locks": {"public.t": "AccessExclusiveLock"}, "held": {"public.t": "AccessExclusiveLock"},
+        "index_locks": {},
         "rewrites": ["public.t"], "index_builds": ["public.t_pkey"], "scans": ["public.t"], "validations": [],
         "source": "measured", "not_run": None, "error": None, "dangerous": True,
     }  # fmt: skip

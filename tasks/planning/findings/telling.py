@@ -48,6 +48,7 @@ def _statement(verdict: Verdict) -> dict[str, Any]:
         "in_transaction": facts.in_transaction,
         "locks": {str(table): printed(mode) for table, mode in sorted(facts.own.items()) if mode not in _RESTING},
         "held": {str(table): printed(mode) for table, mode in sorted(facts.held.items()) if mode not in _RESTING},
+        "index_locks": {str(index): printed(mode) for index, mode in sorted(facts.index_locks.items())},
         "rewrites": [str(table) for table in facts.rewrites],
         "index_builds": [f"{display(table.schema)}.{display(name)}" for name, table in facts.index_builds],
         "scans": [str(table) for table in facts.scans],
@@ -138,7 +139,7 @@ def _wrapped(sentence: str) -> str:
 
 def _source(facts: StatementFacts) -> Iterator[str]:
     """Yield the statement with its line numbers, and a caret where the server stopped."""
-    lines = facts.statement.sql.split("\n")
+    lines = (" " * (facts.statement.column - 1) + facts.statement.sql).split("\n")
     refused = facts.refused
     last = max(_SHOWN_LINES, refused.line - facts.statement.line + 1 if refused else 0)
     for number, line in enumerate(lines[:last], start=facts.statement.line):
