@@ -62,8 +62,6 @@ def _unbatched(moment: Moment) -> Iterator[Hit]:
 
 
 def _unanalyzed(moment: Moment) -> Iterator[Hit]:
-    if any(facts.statement.kind == "analyze" for facts in moment.after):
-        return
     reasons: dict[TableName, str] = {}
     for change in moment.did(ColumnChanged):
         if change.retyped and change.table in moment.now.rewrites:
@@ -73,6 +71,8 @@ def _unanalyzed(moment: Moment) -> Iterator[Hit]:
             reasons[added.table] = f"the expression of {display(added.after.name)}"
     if is_unbatched(moment) and (table := changed_table(moment)) is not None:
         reasons[table.name] = "the changed rows"
+    if reasons and any(facts.statement.kind == "analyze" for facts in moment.after):
+        return
     for name in moment.originals(reasons):
         yield Hit(f"PostgreSQL knows nothing of {reasons[name]} on {name} until ANALYZE.", name)
 
