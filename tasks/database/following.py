@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from tasks.database.catalog import refreshed, snapshot
-from tasks.database.observation import INDEXES, TABLES, Observation, Relations
+from tasks.database.observation import INDEXES, TABLES, VIEWS, Observation, Relations
 from tasks.planning.catalog import Catalog, Table
 from tasks.planning.change import Change
 from tasks.planning.meaning import changes
@@ -26,8 +26,11 @@ _OF_TABLES = frozenset(
     {
         "pg_class", "pg_attribute", "pg_attrdef", "pg_constraint", "pg_index", "pg_inherits", "pg_depend",
         "pg_shdepend", "pg_trigger", "pg_policy", "pg_partitioned_table", "pg_statistic_ext", "pg_description",
+        "pg_type",
     }
 )  # fmt: skip
+"""What a statement on a table writes; of pg_type, the table's own row type."""
+
 _EVERYWHERE = frozenset(
     {
         "pg_collation", "pg_opclass", "pg_opfamily", "pg_operator", "pg_cast", "pg_extension", "pg_publication",
@@ -36,8 +39,13 @@ _EVERYWHERE = frozenset(
 )  # fmt: skip
 """What is written here may show in the definition of any table."""
 
-_OPAQUE = frozenset({"do", "call", "select", "insert", "update", "delete", "merge", "execute", "create_extension"})
-"""Statements that may run any other, inside a function."""
+_ON_TABLES = frozenset(
+    {
+        "alter_table", "create_table", "drop_table", "create_index", "drop_index", "create_trigger", "drop_trigger",
+        "create_policy", "alter_policy", "drop_policy", "comment",
+    }
+)  # fmt: skip
+"""Statements that change nothing else than tables unless the catalogs that they write say so."""
 
 _STRONG = LOCK_ORDER.index("SHARE UPDATE EXCLUSIVE")
 """Whatever changes the definition of a relation takes this lock on it, or a stronger one."""
@@ -111,19 +119,21 @@ def _shows_everywhere(seen: Observation, earlier: Relations, kind: str) -> bool:
 def _concerned(before: Catalog, seen: Observation, now: Relations, written: frozenset[str]) -> Iterator[int]:
     """Yield the OIDs of the tables whose definition may be another one now; some may be gone."""
     named: set[str] = set()
+    replaced = bool(written & {"pg_rewrite", "pg_proc"})
     strong = {oid for oid, mode in seen.locks.items() if LOCK_ORDER.index(mode) >= _STRONG}
     constrained = {oid for item in seen.constraints for oid in (item.table, item.referenced)}
     for oid in strong | set(seen.touched) | seen.columns_of | seen.depended_on | constrained:
         relation = now.get(oid)
         if relation is None:
             continue
-        if relation.kind in TABLES:
-            yield oid
-        elif relation.kind in INDEXES:
-            yield relation.table
-        elif relation.kind == "S":
-            named.add(f"{relation.name.schema}.{relation.name.name}")
-    replaced = bool(written & {"pg_rewrite", "pg_proc"})
+        on = now.get(relation.table, relation)
+        if on.kind in TABLES:
+            yield on.oid
+        elif on.kind == "S":
+            named.add(f"{on.name.schema}.{on.name.name}")
+        elif on.kind in VIEWS:
+            # A table's entry holds the definitions of its views, with their options, indexes and triggers.
+            replaced = True
     for table in before.tables:
         for item in table.dependents:
             if (replaced and item.kind in ("view", "materialized view", "function")) or (
@@ -135,10 +145,7 @@ def _concerned(before: Catalog, seen: Observation, now: Relations, written: froz
 def _concerns_objects(
     seen: Observation, now: Relations, written: frozenset[str], tables: frozenset[int], kind: str
 ) -> bool:
-    if kind in _OPAQUE or not tables:
-        return True
-    of_tables = _OF_TABLES | ({"pg_type"} if kind in ("create_table", "alter_table", "drop_table") else frozenset())
-    if not written <= of_tables:
+    if kind not in _ON_TABLES or not tables or not written <= _OF_TABLES:
         return True
     strong = {oid for oid, mode in seen.locks.items() if LOCK_ORDER.index(mode) >= _STRONG}
     found = (now[oid] for oid in strong | set(seen.touched) if oid in now)

@@ -27,6 +27,7 @@ MODES: Mapping[str, LockMode] = {mode.title().replace(" ", "") + "Lock": mode fo
 
 TABLES = frozenset("rpf")
 INDEXES = frozenset("iI")
+VIEWS = frozenset("vm")
 
 _QUOTED = re.compile(r'["„“«‹]\s?(.+?)\s?["“”»›]')
 """A name as messages print it; the quotes are those of the server's language."""

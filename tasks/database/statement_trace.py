@@ -276,8 +276,8 @@ class _Tracer:
                         continue
                     if control(statement) == "savepoint":
                         self._execute(position, statement.sql)
-                        self._catalog = snapshot(self._connection)
-                        self._observer.relations = read_relations(self._connection)
+                        self._back_to(snapshot(self._connection))
+                        locks = strongest(self._connection.execute(SQL["locks"]).fetchall())
                     self._keep(file, position, held=named_locks(locks, self._known, self._observer.relations))
                 self._settle(unit.positions[-1])
         except _Refused as refused:

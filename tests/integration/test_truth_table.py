@@ -1,8 +1,8 @@
 """The trace against the truth table: 86 statements, measured by hand on PostgreSQL 15 on a filled schema.
 
 In tests/data ``ddl_locks_setup.sql`` is the schema, and ``ddl_locks_measured.jsonl`` says what each statement was seen
-to do in a transaction that was rolled back: locks (``[i]`` an index, ``[m]`` a materialized view; ACCESS SHARE left out),
-tables rewritten, sequential scans by table, and what the server said at DEBUG1.
+to do in a transaction that was rolled back: locks (``[i]`` an index, ``[m]`` a materialized view; ACCESS SHARE is left
+out), tables rewritten, sequential scans by table, and what the server said at DEBUG1.
 """
 
 from __future__ import annotations
@@ -103,6 +103,18 @@ DIFFERENCES: tuple[Difference, ...] = (
         },
         first=18,
     ),
+    Difference(
+        "ALTER TABLE p DETACH PARTITION p1",
+        "Up to PostgreSQL 13 the partition itself is locked less.",
+        {"locks": {"p": "AccessExclusive", "p1": "ShareUpdateExclusive", "pdef": "AccessExclusive"}},
+        last=13,
+    ),
+    Difference(
+        "ALTER TABLE t ALTER COLUMN b SET COMPRESSION pglz",
+        "COMPRESSION is new in PostgreSQL 14.",
+        {"error": 'syntax error at or near "COMPRESSION"'},
+        last=13,
+    ),
 )  # fmt: skip
 
 
@@ -157,7 +169,7 @@ def expected(measured: dict[str, Any], *, apart: bool) -> dict[str, Any]:
     found = as_told(measured)
     for difference in in_force(measured["sql"], apart=apart):
         found |= difference.changed
-    return found
+    return {"error": found["error"]} if found["error"] else found
 
 
 def as_told(measured: dict[str, Any]) -> dict[str, Any]:
