@@ -84,6 +84,19 @@ def test_a_person_reads_what_it_does_and_for_how_long(
     assert row == ("integer",), "the database itself is not touched"
 
 
+def test_the_live_database_knows_what_is_published(
+    drink_water: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(drink_water.conninfo, autocommit=True) as connection:
+        connection.execute("CREATE PUBLICATION intakes FOR TABLE water_intake")
+    monkeypatch.setitem(os.environ, "LOCKSTEP_WATER_URL", drink_water.conninfo)
+    text = "ALTER TABLE water_intake DROP CONSTRAINT water_intake_pkey;"
+    code, (statement,) = document(capsys, *files(tmp_path, key=text), "--database", "water")
+    assert code == 1
+    assert "replica-identity-lost" in found(statement)
+    assert "intakes" in statement["findings"][0]["message"]
+
+
 def test_what_a_comment_allows_is_exit_code_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drop = "ALTER TABLE users DROP COLUMN full_name;"
     reasoned, silent = files(

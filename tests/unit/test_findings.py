@@ -383,3 +383,11 @@ def test_nobody_writes_a_materialized_view() -> None:
     assert not ids(verdict)
     (blocking,) = judge(file(before, step(refresh, own={U: "ACCESS EXCLUSIVE"}, scans=(T,))))
     assert blocking.dangerous
+
+
+def test_what_was_not_measured_says_so() -> None:
+    (facts,) = file(catalog(table()), step("CREATE INDEX i ON t (a)", own={T: "SHARE"}, index_builds=(("i", T),)))
+    told = telling.text(judge((replace(facts, source="guessed"),)), None)
+    assert "Told by rules from the statements alone" in told
+    assert "Measured on" not in told
+    assert "Measured on PostgreSQL 16" in telling.text(judge((facts,)), None)

@@ -24,7 +24,22 @@ ALTER TABLE customer DROP COLUMN tier;
 ```
 
 The comment stands above the statement, in it, or behind it on its last line; several IDs are divided by commas. What
-cannot be run at all is not allowed by any comment.
+cannot be run at all is not allowed by any comment. `dangerous` is a fact and stays true; the exit code is no longer 1.
+
+`lockstep lint --format json` prints `{"statements": […]}`, each with
+
+| key | what |
+|---|---|
+| `index`, `file`, `line`, `sql` | the statement; counted from 1 over all files |
+| `in_transaction` | whether it runs in the file's transaction |
+| `locks`, `index_locks` | its own locks on what was there before the file, by name; ACCESS SHARE is left out |
+| `held` | the locks that its transaction has by then |
+| `rewrites`, `index_builds`, `scans`, `validations` | its own work on every row: tables, indexes, tables, constraints |
+| `findings` | `id`, `severity`, `message`, `safe`: what to do instead, `allowed`: the reason of a comment, or null |
+| `dangerous` | see above |
+| `error` | why the server refused it, or null; statements behind it are not in the document |
+| `not_run` | why it was not run at all (it concerns the whole server), or null |
+| `source` | `measured`, or `guessed` where no server was there to run it |
 """
 
 
