@@ -101,15 +101,18 @@ class Observation:
 
 
 class Observer:
-    """Watches the statements of one session. ``relations`` is what there is, kept up to date by `follow`."""
+    """Watches the statements of one session. ``relations`` is what there is, kept up to date by `follow`.
 
-    def __init__(self, connection: Connection) -> None:
+    Thousands of tables take a while to read: who knows what is there gives it.
+    """
+
+    def __init__(self, connection: Connection, relations: Relations | None = None) -> None:
         self._connection = connection
         self._announced: list[Announcement] = []
         self._scans: dict[int, int] = {}
         self._written: dict[str, tuple[int, int, int]] = {}
         self._since = 0
-        self.relations: Relations = read_relations(connection)
+        self.relations: Relations = read_relations(connection) if relations is None else relations
         self.counts = _is_on(connection, "track_counts")
         connection.add_notice_handler(self._note)
 

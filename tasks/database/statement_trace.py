@@ -26,6 +26,7 @@ from tasks.database.observation import (
     SQL,
     Observation,
     Observer,
+    Relations,
     number,
     read_relations,
     relation_of,
@@ -119,7 +120,8 @@ class _Tracer:
         self._spoilt = False
         """Whether the clone holds what a file left that was refused."""
         self._in_transaction = False
-        self._connection, self._observer = self._open()
+        self._connection = self._connected()
+        self._observer = Observer(self._connection)
         self._known = frozenset(self._observer.relations)
         self._catalog = self._start = snapshot(self._connection)
         self._has_rows = bool(number(self._connection, "has_rows"))
@@ -141,7 +143,7 @@ class _Tracer:
         if self._spoilt:
             self._rebuild(None)
         else:
-            self._reopen()
+            self._reopen(self._observer.relations)
         for unit in units(file):
             try:
                 self._unit(file, unit)
@@ -152,16 +154,17 @@ class _Tracer:
 
     # -------------------------------------------------------------------------------------------- sessions
 
-    def _open(self) -> tuple[Connection, Observer]:
+    def _connected(self) -> Connection:
         connection = connect(self._target, role="oracle", settings=self._settings)
         speak_plainly(connection)
         session_limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
-        return connection, Observer(connection)
+        return connection
 
-    def _reopen(self) -> None:
+    def _reopen(self, relations: Relations | None) -> None:
         """Begin a session for a new file: it must not find the settings and temporary tables of the last one."""
         self._connection.close()
-        self._connection, self._observer = self._open()
+        self._connection = self._connected()
+        self._observer = Observer(self._connection, relations)
         self._known = frozenset(self._observer.relations)
 
     def _rebuild(self, current: SourceFile | None) -> None:
@@ -170,11 +173,11 @@ class _Tracer:
         last: SourceFile | None = None
         for file, unit in self._done:
             if file is not last:
-                self._reopen()
+                self._reopen(None)
                 last = file
             self._repeat(file, unit)
         if current is None or current is not last:
-            self._reopen()
+            self._reopen(None)
         self._observer.relations = read_relations(self._connection)
         self._catalog = snapshot(self._connection)
         self._spoilt = False

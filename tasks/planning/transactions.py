@@ -15,7 +15,8 @@ from typing import Literal
 from tasks.planning import parser
 from tasks.planning.statements import Statement
 
-_FLYWAY_FILE = re.compile(r"(?:[VB]\d[\d._]*|R_|U\d[\d._]*)_?_.*\.sql|[VB]\d[\d._]*\.sql", re.IGNORECASE)
+_FLYWAY_FILE = re.compile(r"(?:[VBU]\d[\d._]*?(?:__.*)?|R__.*)\.(?i:sql)")
+"""Prefixes are told by their case, the ending is not."""
 
 _ALWAYS_OUTSIDE = frozenset(
     {

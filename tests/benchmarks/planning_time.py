@@ -28,7 +28,8 @@ SETTINGS = (("search_path", "public"), ("TimeZone", "UTC"))
 
 FILES = (
     "SET lock_timeout = '2s'; ALTER TABLE t00001 ADD COLUMN note text;"
-    " ALTER TABLE t00002 ADD COLUMN note text DEFAULT 'x'; UPDATE t00001 SET note = name; ALTER TABLE t00001 ALTER COLUMN note SET NOT NULL",
+    " ALTER TABLE t00002 ADD COLUMN note text DEFAULT 'x'; UPDATE t00001 SET note = name;"
+    " ALTER TABLE t00001 ALTER COLUMN note SET NOT NULL",
     "CREATE INDEX CONCURRENTLY t00003_name ON t00003 (name)",
     "ALTER TABLE t00004 ALTER COLUMN quantity TYPE bigint USING quantity",
     "ALTER TABLE t00005 ADD CONSTRAINT priced CHECK (price > 0) NOT VALID",
