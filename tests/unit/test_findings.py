@@ -355,6 +355,12 @@ def test_what_is_held_ends_with_its_transaction() -> None:
     assert ids(judge(together)[2]) == {"data-change-unbatched", "data-change-after-lock"}
 
 
+def test_a_data_change_is_known_by_the_lock_that_its_transaction_has() -> None:
+    update = step("UPDATE t SET a = 1", own={}, scans=(T,))
+    _, verdict = judge(file(catalog(table()), step("ALTER TABLE t ADD c int", own={T: "ACCESS EXCLUSIVE"}), update))
+    assert ids(verdict) == {"data-change-unbatched", "data-change-after-lock"}
+
+
 def test_a_statement_that_belongs_in_no_transaction_stands_alone_in_its_file() -> None:
     build = step("CREATE INDEX CONCURRENTLY i ON t (a)")
     mixed = judge(file(catalog(table()), step("ALTER TABLE t ADD c int"), build))

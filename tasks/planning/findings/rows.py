@@ -32,7 +32,9 @@ def changed_table(moment: Moment) -> Table | None:
     written = TableName(moment.node.relation.schemaname, moment.node.relation.relname)
     if written.schema:
         return moment.now.before.table(written)
-    locked = [name for name, mode in moment.now.own.items() if name.name == written.name and mode != "ACCESS SHARE"]
+    # Its own lock is not told where its transaction has a stronger one.
+    locks = {**moment.now.held, **moment.now.own}
+    locked = [name for name, mode in locks.items() if name.name == written.name and mode != "ACCESS SHARE"]
     return moment.now.before.table(locked[0]) if locked else None
 
 
