@@ -77,6 +77,30 @@ def plan(
 
 
 @app.command()
+def lint(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE…", help="Files of SQL, or folders of them, in the order in which they run."),
+    ],
+    schema: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--schema", metavar="SCHEMA.sql", help="The schema that they meet, e.g. from pg_dump -s."),
+    ] = None,
+    database: Database = None,
+    format: TextFormat = "text",  # noqa: A002
+) -> None:
+    """Say what SQL would do to the running application, and the safe way. It is run on a copy of the schema only.
+
+    Exit codes: 0 nothing dangerous, 1 something dangerous that no comment allows, 2 a file that cannot be run.
+    """
+    if (schema is None) == (database is None):
+        raise typer.BadParameter("either --schema SCHEMA.sql, or --database NAME: the schema that the SQL meets")
+    from flows import lint as linting
+
+    finish(linting.lint(files, schema, database, format))
+
+
+@app.command()
 def run(
     migration: Migration,
     database: Database = None,

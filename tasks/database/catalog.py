@@ -7,7 +7,7 @@ definition is printed in full and the same database always gives the same text.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
@@ -38,9 +38,33 @@ def snapshot(conn: psycopg.Connection[TupleRow]) -> Catalog:
     transaction it sees that transaction's uncommitted changes and leaves its settings as they were. Raises
     `LockNotAcquired` when a definition cannot be read because another session holds ACCESS EXCLUSIVE.
     """
+    with _patiently(conn), _reading(conn):
+        return _read(conn)
+
+
+def refreshed(
+    conn: psycopg.Connection[TupleRow], earlier: Catalog, tables: Collection[int], *, objects: bool
+) -> Catalog:
+    """Return an earlier snapshot of this database with these tables (OIDs) as they are now, dropped ones left out.
+
+    ``objects``: whether everything else than tables is read again too. Costs what the tables cost, not the schema;
+    that nothing else changed is the caller's knowledge.
+    """
+    with _patiently(conn), _reading(conn):
+        now = _objects(conn) if objects else earlier.objects
+        kept = [table for table in earlier.tables if table.oid not in tables]
+        if tables:
+            only = "{" + ",".join(str(oid) for oid in sorted(tables)) + "}"
+            conn.execute("SELECT set_config('lockstep.only', %s, true)", (only,))
+            kept.extend(_tables(conn, list(now)))
+        ordered = tuple(sorted(kept, key=lambda table: (table.name.schema.encode(), table.name.name.encode())))
+        return earlier.model_copy(update={"tables": ordered, "objects": now})
+
+
+@contextmanager
+def _patiently(conn: psycopg.Connection[TupleRow]) -> Iterator[None]:
     try:
-        with _reading(conn):
-            return _read(conn)
+        yield
     except psycopg.errors.LockNotAvailable as error:
         raise LockNotAcquired(
             f"The catalog could not be read within {LOCK_TIMEOUT}: another session holds an ACCESS EXCLUSIVE lock.",
@@ -60,7 +84,8 @@ def _reading(conn: psycopg.Connection[TupleRow]) -> Iterator[None]:
         conn.execute(
             "SELECT set_config('search_path', '', true), set_config('lock_timeout', %s, true),"
             " set_config('statement_timeout', %s, true), set_config('quote_all_identifiers', 'off', true),"
-            " set_config('jit', 'off', true)",  # the estimates over catalogs are high enough to start the compiler: 2 s
+            # The estimates over catalogs are high enough to start the compiler: 2 s.
+            " set_config('jit', 'off', true), set_config('lockstep.only', '', true)",
             (LOCK_TIMEOUT, STATEMENT_TIMEOUT),
         )
         yield
@@ -70,11 +95,13 @@ def _read(conn: psycopg.Connection[TupleRow]) -> Catalog:
     server = conn.execute("SELECT current_setting('server_version_num')::int, current_database()").fetchone()
     if server is None:
         raise AssertionError("SELECT without FROM returned no row")
-    objects = sorted(
-        (SchemaObject.model_validate(row) for query in OBJECT_QUERIES for row in _rows(conn, query)),
-        key=lambda item: (item.kind, item.name, item.oid),
-    )
-    return Catalog(server_version=server[0], database=server[1], tables=_tables(conn, objects), objects=tuple(objects))
+    objects = _objects(conn)
+    return Catalog(server_version=server[0], database=server[1], tables=_tables(conn, list(objects)), objects=objects)
+
+
+def _objects(conn: psycopg.Connection[TupleRow]) -> tuple[SchemaObject, ...]:
+    found = (SchemaObject.model_validate(row) for query in OBJECT_QUERIES for row in _rows(conn, query))
+    return tuple(sorted(found, key=lambda item: (item.kind, item.name, item.oid)))
 
 
 def _tables(conn: psycopg.Connection[TupleRow], objects: list[SchemaObject]) -> tuple[Table, ...]:

@@ -15,22 +15,21 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import subprocess
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-import psutil
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
 from tasks.database.catalog import snapshot
-from tasks.database.connection import Target, connect, scrubbed, session_limits
+from tasks.database.connection import Target, connect, scrubbed
 from tasks.database.inspection import ServerFacts
+from tasks.database.scratch import ScratchDatabases, names_of
 from tasks.database.server import DISPOSABLE, EmbeddedServer, default_folder, program, serving
 from tasks.planning import parser
 from tasks.planning.catalog import Catalog
@@ -45,17 +44,15 @@ from tasks.planning.errors import (
 )
 from tasks.planning.names import LOCKSTEP_SCHEMA, display
 from tasks.planning.objects.effects import role_names
+from tasks.planning.objects.privileges import all_privileges, grantees
 from tasks.planning.schema_hash import catalog_text, describe_difference, digest
 
-SCRATCH_PREFIX = "lockstep_scratch_"
 OLDER_MAJOR, NEWER_MAJOR = 16, 18
 """The embedded versions. pg_dump reads every older server, and writes SQL for servers of its own version: to an older
 one, what the newer one prints of an inherited NOT NULL, for one, is a syntax error."""
 
 DUMP_LOCK_WAIT_MS = 5_000
 DUMP_TIMEOUT_S = 600
-DATABASE_TIMEOUT_MS = 60_000
-"""How long a CREATE or DROP DATABASE may wait for a lock, or last."""
 RESTORE_BATCH = 200
 """Statements sent at once: each batch is one transaction, whose locks have to fit the server's lock table."""
 
@@ -95,10 +92,9 @@ class SchemaClone:
 
     def __init__(self, target: Target, scratch: EmbeddedServer | Target) -> None:
         self.target = target
-        self._embedded = isinstance(scratch, EmbeddedServer)
-        self._scratch = scratch if isinstance(scratch, Target) else Target("scratch", scratch.url("postgres"))
-        self._name = f"{SCRATCH_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
-        self._made: list[str] = []
+        self._databases = ScratchDatabases(scratch)
+        self._statements: list[parser.Parsed] = []
+        self._template: Target | None = None
         self._live: Catalog | None = None
 
     @property
@@ -109,26 +105,24 @@ class SchemaClone:
         return self._live
 
     def __enter__(self) -> Self:
-        if self._embedded:
-            _drop_abandoned(self._scratch)
+        self._databases.drop_abandoned()
         try:
             with connect(self.target, role="plan") as conn:
                 major = conn.info.server_version // 10_000
-            statements = _statements(dump_schema(self.target, major))
-            if self._embedded:
-                self._take_over_roles(statements)
-            template = self._create(self._name, template="template0")
-            _restore(statements, template, self.target)
-            self._live = self._compare(template)
+            self._statements = _statements(dump_schema(self.target, major))
+            if self._databases.embedded:
+                self._take_over_roles()
+            self._template = self._restored()
+            self._live = self._compare(self._template)
         except BaseException:
-            self._drop_all()
+            self._databases.drop_all()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._drop_all()
+        self._databases.drop_all()
 
     def require_roles(self, names: Collection[str]) -> None:
         """See to it that roles of the live server are on the scratch server too, without rights.
@@ -136,41 +130,42 @@ class SchemaClone:
         Raises `SpecError` for one that the live server does not have.
         """
         with connect(self.target, role="plan") as conn:
-            missing = frozenset(names) - _names(conn, "SELECT rolname FROM pg_roles")
+            missing = frozenset(names) - names_of(conn, "SELECT rolname FROM pg_roles")
         if missing:
             raise SpecError(
                 f"The change names the role {', '.join(sorted(missing))}, which {self.target.name!r} does not have.",
                 remedy="Create the role first: it belongs to the whole server.",
             )
-        with connect(self._scratch, role="scratch") as conn:
-            _create_roles(conn, names)
+        self._databases.create_roles(names)
 
     def fresh(self) -> Target:
         """Return a new scratch database with the live schema; it is dropped at exit, with whoever is connected."""
-        if self._live is None:
-            raise RuntimeError("SchemaClone is used outside its with block")
-        return self._create(f"{self._name}_{len(self._made)}", template=self._name)
+        if self._template is None:
+            raise RuntimeError("SchemaClone is used outside its with block, or its template was given away")
+        return self._databases.create(self._template.name)
 
-    def _take_over_roles(self, statements: list[parser.Parsed]) -> None:
+    def disposable(self) -> Target:
+        """Return a scratch database with the live schema and its privileges, for one who wants no more than a few.
+
+        The first is the template itself, so that `fresh` has nothing to copy after it; a copy of a thousand tables
+        takes seconds. Further ones are restored anew.
+        """
+        self.require_roles(grantees(self.live) | {table.owner for table in self.live.tables})
+        given, self._template = self._template or self._restored(), None
+        with connect(given, role="scratch") as conn:
+            _restore_invalid(conn, self.live)
+            for statement in all_privileges(self.live):
+                conn.execute(statement.encode())
+        return given
+
+    def _restored(self) -> Target:
+        made = self._databases.create()
+        _restore(self._statements, made, self.target)
+        return made
+
+    def _take_over_roles(self) -> None:
         """Create the roles that policies name; a dump has none, as they belong to the server."""
-        with connect(self._scratch, role="scratch") as conn:
-            _create_roles(conn, {role for item in statements for role in role_names(item.node)})
-
-    def _create(self, name: str, *, template: str) -> Target:
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8'").format(
-            sql.Identifier(name), sql.Identifier(template)
-        )
-        with connect(self._scratch, role="scratch") as conn:
-            session_limits(conn, lock_timeout_ms=DATABASE_TIMEOUT_MS, statement_timeout_ms=DATABASE_TIMEOUT_MS)
-            try:
-                conn.execute(statement)
-            except psycopg.errors.InsufficientPrivilege:
-                raise MissingPrivilege(
-                    f"The role {conn.info.user!r} may not create scratch databases on {self._scratch.address}.",
-                    grant=sql.SQL("ALTER ROLE {} CREATEDB").format(sql.Identifier(conn.info.user)).as_string(conn),
-                ) from None
-        self._made.append(name)
-        return Target(name, make_conninfo(self._scratch.conninfo, dbname=name))
+        self._databases.create_roles({role for item in self._statements for role in role_names(item.node)})
 
     def _compare(self, template: Target) -> Catalog:
         with connect(self.target, role="plan") as conn:
@@ -188,41 +183,6 @@ class SchemaClone:
                 remedy="If the live schema was being changed just now, plan again; else report this, with these lines.",
             )
         return live
-
-    def _drop_all(self) -> None:
-        if not self._made:
-            return
-        with connect(self._scratch, role="scratch") as conn:
-            while self._made:
-                name = self._made[-1]
-                try:
-                    _drop(conn, name)
-                except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
-                    raise MigrationError(
-                        f"The scratch database {name} on {self._scratch.address} could not be dropped within "
-                        f"{DATABASE_TIMEOUT_MS / 1000:g} s: another session may hold a lock on it.",
-                        safety="Nothing was touched: it is empty, and no other database was changed.",
-                        remedy="End that session, then run  "
-                        + " ".join(f"DROP DATABASE {left};" for left in self._made)
-                        + "  and plan again.",
-                    ) from None
-                self._made.pop()
-
-
-def _drop_abandoned(scratch: Target) -> None:
-    """Drop what killed processes left on the embedded server, which is this machine's: their pid is in the name."""
-    with connect(scratch, role="scratch") as conn:
-        for name in _names(conn, "SELECT datname FROM pg_database"):
-            owner = re.match(rf"{SCRATCH_PREFIX}(\d+)_", name)
-            if owner and not psutil.pid_exists(int(owner[1])):
-                # One that cannot go now does not keep anybody from planning: the next plan tries again.
-                with contextlib.suppress(psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
-                    _drop(conn, name)
-
-
-def _drop(conn: psycopg.Connection[TupleRow], name: str) -> None:
-    session_limits(conn, lock_timeout_ms=DATABASE_TIMEOUT_MS, statement_timeout_ms=DATABASE_TIMEOUT_MS)
-    conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @contextmanager
@@ -245,9 +205,9 @@ def scratch_place(target: Target, facts: ServerFacts) -> Iterator[EmbeddedServer
     """
     with scratch_server(facts.major) as server:
         with connect(target, role="plan") as conn:
-            needed = _names(conn, _NEEDED)
+            needed = names_of(conn, _NEEDED)
         with connect(Target("scratch", server.url("postgres")), role="scratch") as conn:
-            offered = _names(conn, _OFFERED)
+            offered = names_of(conn, _OFFERED)
         yield server if needed <= offered else target
 
 
@@ -339,7 +299,7 @@ def _is_lockstep(item: parser.Parsed) -> bool:
 
 def _restore(statements: list[parser.Parsed], template: Target, target: Target) -> None:
     with connect(template, role="scratch") as conn:
-        known = _names(conn, "SELECT name FROM pg_settings")
+        known = names_of(conn, "SELECT name FROM pg_settings")
         texts = [item.text for item in statements if item.name != "variable_set_stmt" or item.node.name in known]
         # The dump sets statement_timeout = 0 for its own restore.
         for first in range(0, len(texts), RESTORE_BATCH):
@@ -367,17 +327,7 @@ def _restore_invalid(conn: psycopg.Connection[TupleRow], live: Catalog) -> None:
         for index in table.indexes:
             if not index.valid and table.kind == "r":
                 name = sql.Identifier(table.name.schema, index.name).as_string(conn)
-                with contextlib.suppress(psycopg.errors.InsufficientPrivilege), conn.transaction():
+                there = (psycopg.errors.InsufficientPrivilege, psycopg.errors.DuplicateTable)
+                with contextlib.suppress(*there), conn.transaction():
                     conn.execute(index.definition.encode())
                     conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(%s)", (name,))
-
-
-def _create_roles(conn: psycopg.Connection[TupleRow], names: Collection[str]) -> None:
-    for name in sorted(frozenset(names) - _names(conn, "SELECT rolname FROM pg_roles")):
-        # Another planner may be about to create the same.
-        with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
-            conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(name)))
-
-
-def _names(conn: psycopg.Connection[TupleRow], query: str) -> frozenset[str]:
-    return frozenset(str(row[0]) for row in conn.execute(query.encode()).fetchall())

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import TupleRow
 
 from tasks.database.calibration import SECONDS, calibrate, computing_ratio
-from tasks.database.clone import SCRATCH_PREFIX, scratch_server
+from tasks.database.clone import scratch_server
 from tasks.database.connection import Target, connect
 from tasks.database.failures import connection_lost
 from tasks.database.hours import measured
 from tasks.database.ledger import Ledger
 from tasks.database.live import SAMPLE_SECONDS, look
+from tasks.database.scratch import ScratchDatabases
 from tasks.database.server import EmbeddedServer
 from tasks.planning.errors import MissingPrivilege
 from tasks.planning.forecast import ForecastError, PlanForecast, forecast, forecast_error
@@ -108,15 +106,12 @@ def survey(target: Target, plan: Plan, *, sample_seconds: float = SAMPLE_SECONDS
 @contextmanager
 def _database(server: EmbeddedServer) -> Iterator[Connection]:
     """A database with nothing in it; by its name the next planner finds it if this one is killed."""
-    name = f"{SCRATCH_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
-    identifier = sql.Identifier(name)
-    with connect(Target("scratch", server.url("postgres")), role="scratch") as maintenance:
-        maintenance.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(identifier))
-        try:
-            with connect(Target("scratch", server.url(name)), role="scratch") as scratch:
-                yield scratch
-        finally:
-            maintenance.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier))
+    databases = ScratchDatabases(server)
+    try:
+        with connect(databases.create(), role="scratch") as scratch:
+            yield scratch
+    finally:
+        databases.drop_all()
 
 
 def error_of(ledger: Ledger, migration: str) -> ForecastError:

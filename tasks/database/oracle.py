@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -20,6 +19,7 @@ from tasks.database.connection import Target, connect
 from tasks.database.gauge import Gauge, Work, ask
 from tasks.database.inspection import check_privileges, require_usable
 from tasks.database.mappings import Mappings
+from tasks.database.pinned import PINNED, search_path
 from tasks.database.proof import prove
 from tasks.database.retyping import direct_retypes
 from tasks.database.shapes import stages
@@ -44,12 +44,6 @@ from tasks.planning.states import MigrationState
 from tasks.planning.strategies.expand_contract.moved import moved_columns, require_references
 from tasks.planning.throttle import Limits, blind, reasons
 
-PINNED = (("TimeZone", "UTC"), ("DateStyle", "ISO, MDY"), ("IntervalStyle", "postgres"), ("extra_float_digits", "1"))
-"""Settings that decide what an expression means; the same on the clone, in every session of the executor and in the
-sync function. search_path is added from the database itself."""
-
-SEARCH_PATH = (files("tasks.database") / "sql" / "search_path.sql").read_bytes()
-
 
 def plan(loaded: LoadedSpec, target: Target) -> Plan:
     """Return the proven plan of a spec on a live database; an empty one when the change is already in place.
@@ -64,7 +58,7 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
         done = _already_in_place(loaded, target, live)
         if done is not None:
             return done
-        settings = (*PINNED, ("search_path", _search_path(live)))
+        settings = (*PINNED, ("search_path", search_path(live)))
     with scratch_place(target, facts) as place, SchemaClone(target, place) as clone:
         trace = _meaning(clone, parsed, settings)
         before, after = _as_live(trace.before, clone.live), trace.after
@@ -124,16 +118,6 @@ def _already_in_place(loaded: LoadedSpec, target: Target, live: psycopg.Connecti
     return stored.plan.model_copy(
         update={"phases": (), "why": "The change is already in place.", "database": target.name}
     )
-
-
-def _search_path(live: psycopg.Connection[TupleRow]) -> str:
-    """Return the schemas that names are looked up in, as the server resolved them for this role.
-
-    Without "$user", which is another schema for another role, and with pg_catalog first, as where it is not named: an
-    operator or a function of that name in another schema must not change what Lockstep's own statements mean.
-    """
-    row = live.execute(SEARCH_PATH).fetchone()
-    return str(row[0]) if row else "public"
 
 
 def _meaning(clone: SchemaClone, parsed: Sequence[Statement], settings: Sequence[tuple[str, str]]) -> Trace:

@@ -129,7 +129,14 @@ def start(
     """
     program("postgres", major)  # an unknown version is refused before a folder is made for it
     folder = (folder or default_folder(major)).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotConnect(
+            f"The embedded server cannot have its folder {folder}: {error.strerror}.",
+            safety="Nothing was touched.",
+            remedy="Set XDG_DATA_HOME to a folder that this user may write.",
+        ) from None
     with installation.locked(folder / "lock"):
         data = installation.make_data_folder(folder)
         if _postmaster(data) is None:

@@ -7,7 +7,7 @@ parsed statement (`tasks.planning.guessed`); ``source`` says which.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tasks.planning.catalog import Catalog
@@ -56,5 +56,9 @@ class StatementFacts:
     after: Catalog
     refused: Refusal | None = None
     source: Source = "measured"
+    index_locks: Mapping[TableName, LockMode] = field(default_factory=dict)
+    """As ``own``, of indexes; ``own`` and ``held`` are of tables, views, materialized views and sequences."""
+    not_run: str | None = None
+    """Why the statement was not run on the clone, so that there are no facts of it (CREATE ROLE, COPY …)."""
     server_major: int = 0
     """The major version of the server that measured; 0 where nothing did."""

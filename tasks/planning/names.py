@@ -60,6 +60,17 @@ def unquoted(printed: str) -> str:
     return printed[1:-1].replace('""', '"') if printed.startswith('"') else printed
 
 
+def relation_name(printed: str) -> TableName:
+    """Return the relation whose name the server printed; ``schema`` is empty where it printed none.
+
+    >>> relation_name('public."we""ird.name"'), relation_name('"a.b"')
+    (TableName(schema='public', name='we"ird.name'), TableName(schema='', name='a.b'))
+    """
+    schema = re.match(r'("(?:[^"]|"")*"|[^".]+)\.', printed)
+    rest = printed[schema.end() :] if schema else printed
+    return TableName(unquoted(schema[1]) if schema else "", unquoted(rest))
+
+
 def short_hash(*parts: str) -> str:
     """Return 10 hexadecimal digits that are the same for the same parts, in every run."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:10]

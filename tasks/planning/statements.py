@@ -62,6 +62,8 @@ class Statement(BaseModel):
     """e.g. ``alter_table``, ``rename_column``, ``create_index``, ``drop_table``."""
     line: int
     """1-based, in the change's source."""
+    column: int = 1
+    """Where it begins in its line, 1-based; told of statements that are only looked at."""
     tables: tuple[TableName, ...] = ()
     using: dict[tuple[TableName, str], str] = {}
     """Per ALTER COLUMN … TYPE … USING: the expression as written, in the names valid at this statement."""
@@ -88,13 +90,26 @@ def parse_change(text: str, *, source: str, first_line: int = 1) -> tuple[Statem
     text starts. Raises `SpecError` for what is not SQL, for an
     empty change and for transaction commands, and `Unsupported` for statements that this version does not carry out.
     """
+    parsed = _parsed(text, source, first_line)
+    return tuple(_statement(item, text, source, first_line) for item in parsed)
+
+
+def read_statements(text: str, *, source: str) -> tuple[Statement, ...]:
+    """Split and classify SQL that is looked at and not carried out: every kind of statement may be in it.
+
+    Their ``transactional_sql`` is what is written. Raises `SpecError` for what is not SQL, and for an empty text.
+    """
+    return tuple(_read(item, text) for item in _parsed(text, source, first_line=1))
+
+
+def _parsed(text: str, source: str, first_line: int) -> tuple[parser.Parsed, ...]:
     try:
         parsed = parser.parse(text)
     except parser.SyntaxFault as fault:
         raise SpecError(_syntax_message(text, source, first_line, fault), remedy=_syntax_remedy(text, fault)) from None
     if not parsed:
         raise SpecError(f"{source}: the change is empty.", remedy="Write the SQL that should have been run.")
-    return tuple(_statement(item, text, source, first_line) for item in parsed)
+    return parsed
 
 
 def using_expressions(statements: Sequence[Statement]) -> tuple[Using, ...]:
@@ -183,6 +198,21 @@ _KINDS = {
     "alter_event_trig": "alter_event_trigger",
     "create_plang": "create_language",
 }
+
+
+def _read(item: parser.Parsed, text: str) -> Statement:
+    return Statement(
+        sql=item.text,
+        kind=_kind(item),
+        line=text.count("\n", 0, item.offset) + 1,
+        column=item.offset - text.rfind("\n", 0, item.offset),
+        tables=tuple(dict.fromkeys(_tables(item))),
+        retyped=tuple((table, alter.name) for table, _, alter in _type_commands(item)),
+        renames=tuple(_renames(item, _kind(item))),
+        defaulted=tuple(_defaulted(item)),
+        concurrent=parser.is_concurrent(item.node),
+        transactional_sql=item.text,
+    )
 
 
 def _statement(item: parser.Parsed, text: str, source: str, first_line: int) -> Statement:
@@ -387,9 +417,16 @@ def _syntax_message(text: str, source: str, first_line: int, fault: parser.Synta
     line = text.count("\n", 0, offset) + first_line
     start = text.rfind("\n", 0, offset) + 1
     content = text[start:].split("\n", 1)[0].rstrip()
-    # Tabs stay tabs in the caret's line, so that it stands under the place in any terminal.
-    indent = re.sub(r"[^\t]", " ", text[start:offset])
-    return f"{source}, line {line}, column {offset - start + 1}: {fault.message}\n  {content}\n  {indent}^"
+    where = f"{source}, line {line}, column {offset - start + 1}"
+    return f"{where}: {fault.message}\n  {content}\n  {caret(text[start:offset])}"
+
+
+def caret(before: str) -> str:
+    """Return the line below one that begins with ``before``, with a caret under what comes next.
+
+    Tabs stay tabs, so that it stands there in any terminal.
+    """
+    return re.sub(r"[^\t]", " ", before) + "^"
 
 
 def _syntax_remedy(text: str, fault: parser.SyntaxFault) -> str | None:

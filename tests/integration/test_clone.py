@@ -12,10 +12,12 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from tasks.database import clone as clone_module
+from tasks.database import scratch as scratch_module
 from tasks.database.catalog import snapshot
-from tasks.database.clone import SCRATCH_PREFIX, SchemaClone, dump_schema, scratch_place
+from tasks.database.clone import SchemaClone, dump_schema, scratch_place
 from tasks.database.connection import Target, connect
 from tasks.database.inspection import inspect_server
+from tasks.database.scratch import SCRATCH_PREFIX
 from tasks.database.server import EmbeddedServer
 from tasks.planning.errors import CannotConnect, LockNotAcquired, MigrationError, MissingPrivilege, SchemaChanged
 from tasks.planning.schema_hash import catalog_text
@@ -231,7 +233,7 @@ def test_a_scratch_database_that_somebody_has_locked_is_named_when_it_cannot_go(
         clone = SchemaClone(drink_water, scratch).__enter__()
         (name,) = scratch_databases(server)
         holder.execute(sql.SQL("COMMENT ON DATABASE {} IS 'mine'").format(sql.Identifier(name)))
-        monkeypatch.setattr(clone_module, "DATABASE_TIMEOUT_MS", 200)
+        monkeypatch.setattr(scratch_module, "DATABASE_TIMEOUT_MS", 200)
         with pytest.raises(MigrationError, match=f"{name} .* could not be dropped") as refused:
             clone.__exit__(None, None, None)
         assert f"DROP DATABASE {name};" in (refused.value.remedy or "")

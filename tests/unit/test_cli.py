@@ -18,7 +18,7 @@ from tasks.planning.errors import CannotConnect, LockstepError, SpecError, Usage
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
-    "demo", "plan", "run", "status", "approve", "rollback", "verify", "cleanup", "schema", "doctor", "up",
+    "demo", "plan", "lint", "run", "status", "approve", "rollback", "verify", "cleanup", "schema", "doctor", "up",
     "pause", "resume", "throttle",
 }  # fmt: skip
 HELP_SECONDS = 0.5

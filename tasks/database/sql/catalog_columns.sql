@@ -8,6 +8,7 @@ WITH RECURSIVE used AS (
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE a.attnum > 0 AND NOT a.attisdropped
         AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'lockstep')
+        AND coalesce(c.oid = ANY ((SELECT nullif(current_setting('lockstep.only', true), ''))::oid[]), true)
 ),
 reached (root, type, itself) AS (
     SELECT DISTINCT atttypid, atttypid, true FROM used

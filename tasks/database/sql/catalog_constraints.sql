@@ -35,6 +35,7 @@ LEFT JOIN pg_namespace AS rn ON rn.oid = rc.relnamespace
 LEFT JOIN pg_class AS ic ON ic.oid = k.conindid
 LEFT JOIN pg_constraint AS parent ON parent.oid = k.conparentid
 WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'lockstep')
+    AND coalesce(c.oid = ANY ((SELECT nullif(current_setting('lockstep.only', true), ''))::oid[]), true)
     AND NOT (k.contype = 'n' AND k.convalidated AND NOT k.connoinherit)
     -- One row per partition of the referenced table: the server's own, behind the declared foreign key.
     AND NOT (k.contype = 'f' AND parent.conrelid IS NOT DISTINCT FROM k.conrelid)

@@ -4,6 +4,7 @@ WITH tables AS (
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'f')
         AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'lockstep')
+        AND coalesce(c.oid = ANY ((SELECT nullif(current_setting('lockstep.only', true), ''))::oid[]), true)
 ),
 direct AS (
     SELECT d.classid, d.objid, d.objsubid, d.refobjid AS relation, d.refobjsubid AS attnum, d.deptype

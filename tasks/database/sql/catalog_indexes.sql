@@ -36,4 +36,5 @@ LEFT JOIN (
     SELECT conindid, min(conname::text) AS conname FROM pg_constraint WHERE contype IN ('p', 'u', 'x') GROUP BY conindid
 ) AS k ON k.conindid = ic.oid
 WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'lockstep')
+    AND coalesce(c.oid = ANY ((SELECT nullif(current_setting('lockstep.only', true), ''))::oid[]), true)
 ORDER BY i.indrelid, ic.relname COLLATE "C"

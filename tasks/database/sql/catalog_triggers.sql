@@ -11,4 +11,5 @@ JOIN pg_class AS c ON c.oid = g.tgrelid AND c.relkind IN ('r', 'p', 'f')
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE NOT g.tgisinternal AND g.tgparentid = 0
     AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'lockstep')
+    AND coalesce(c.oid = ANY ((SELECT nullif(current_setting('lockstep.only', true), ''))::oid[]), true)
 ORDER BY g.tgrelid, g.tgname COLLATE "C"

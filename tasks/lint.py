@@ -1,0 +1,81 @@
+"""Looking at SQL files: run on copies of a schema, and judged by what the server did. No Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from tasks.database.clone import SchemaClone, scratch_place, scratch_server
+from tasks.database.connection import Target, connect
+from tasks.database.inspection import inspect_server
+from tasks.database.pinned import PINNED, search_path
+from tasks.database.schema_file import SchemaFile
+from tasks.database.server import DEFAULT_MAJOR
+from tasks.database.statement_trace import FilesTrace, trace_files
+from tasks.planning import parser
+from tasks.planning.catalog import Catalog
+from tasks.planning.findings.allowances import Allowance
+from tasks.planning.findings.judging import Verdict, judge
+from tasks.planning.objects.effects import roles_of
+from tasks.planning.script import Script, read_text
+from tasks.planning.statements import Statement
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What became of the files: a verdict for each statement that was looked at."""
+
+    verdicts: tuple[Verdict, ...]
+    unseen: int
+    """Statements behind one that failed."""
+    live: Catalog | None
+    """The live database, where there is one: it knows the sizes."""
+
+
+def look_at(scripts: Sequence[Script], target: Target) -> Looked:
+    """Judge files on a copy of a live database's schema; the database itself is only read.
+
+    Raises CannotConnect, MissingPrivilege (exit 1), SpecError for a role that is not there (exit 2).
+    """
+    with connect(target, role="plan") as live:
+        facts = inspect_server(live)
+        settings = (*PINNED, ("search_path", search_path(live)))
+    statements = _statements(scripts)
+    with scratch_place(target, facts) as place, SchemaClone(target, place) as clone:
+        clone.require_roles(roles_of(statements) - frozenset(_made_roles(statements)))
+        trace = trace_files([script.file for script in scripts], clone, settings)
+        return _judged(scripts, trace, clone.live)
+
+
+def look_at_file(scripts: Sequence[Script], schema: Path) -> Looked:
+    """Judge files on the schema that a file holds, in the embedded server.
+
+    Raises SpecError and Unsupported (exit 2), CannotConnect where the embedded server cannot be started (exit 1).
+    """
+    with (
+        scratch_server(DEFAULT_MAJOR) as server,
+        SchemaFile(read_text(schema), str(schema), server) as place,
+    ):
+        place.require_roles(roles_of(_statements(scripts)))
+        settings = (*PINNED, ("search_path", place.search_path or "public"))
+        return _judged(scripts, trace_files([script.file for script in scripts], place, settings), None)
+
+
+def _statements(scripts: Sequence[Script]) -> tuple[Statement, ...]:
+    return tuple(statement for script in scripts for statement in script.file.statements)
+
+
+def _made_roles(statements: Sequence[Statement]) -> Iterator[str]:
+    for statement in statements:
+        if statement.kind == "create_role":
+            yield str(parser.parse(statement.sql)[0].node.role)
+
+
+def _judged(scripts: Sequence[Script], trace: FilesTrace, live: Catalog | None) -> Looked:
+    noted: dict[tuple[str, int], tuple[Allowance, ...]] = {}
+    for script in scripts:
+        for position, found in groupby(script.allowances, key=lambda item: item.statement):
+            noted[(script.file.name, position)] = tuple(found)
+    return Looked(judge(trace.facts, noted, live), len(trace.untraced), live)

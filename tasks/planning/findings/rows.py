@@ -1,0 +1,177 @@
+"""Statements over rows: changes of all of them at once, lost ones, and statistics that are missing afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tasks.planning import parser
+from tasks.planning.catalog import Table
+from tasks.planning.change import ColumnChanged, IndexAdded
+from tasks.planning.findings.moment import Moment
+from tasks.planning.findings.rule import Hit, Rule
+from tasks.planning.names import TableName, display
+from tasks.planning.parse_tree import Node
+
+_CONSTANTS = frozenset({"a_const", "type_cast", "param_ref"})
+
+
+def is_unbatched(moment: Moment) -> bool:
+    """Whether it is an UPDATE or DELETE of a table that was there, of more rows than one key names."""
+    if moment.kind not in ("update", "delete"):
+        return False
+    table = changed_table(moment)
+    if table is None or moment.original(table.name) is None:
+        return False
+    given = frozenset(_given(moment.node.where_clause)) if moment.node.HasField("where_clause") else frozenset()
+    keys = (constraint for constraint in table.constraints if constraint.kind in ("primary_key", "unique"))
+    return not any(set(key.columns) <= given for key in keys)
+
+
+def changed_table(moment: Moment) -> Table | None:
+    """Return the table that a data statement changes, by its lock where no schema is written."""
+    written = TableName(moment.node.relation.schemaname, moment.node.relation.relname)
+    if written.schema:
+        return moment.now.before.table(written)
+    # Its own lock is not told where its transaction has a stronger one.
+    locks = {**moment.now.held, **moment.now.own}
+    locked = [name for name, mode in locks.items() if name.name == written.name and mode != "ACCESS SHARE"]
+    return moment.now.before.table(locked[0]) if locked else None
+
+
+def _given(condition: Node) -> Iterator[str]:
+    """Yield the columns that a condition sets equal to a constant, or to one of a list of constants."""
+    match condition.WhichOneof("node"):
+        case "bool_expr" if (
+            condition.bool_expr.boolop
+            == condition.bool_expr.DESCRIPTOR.fields_by_name["boolop"].enum_type.values_by_name["AND_EXPR"].number
+        ):
+            for part in condition.bool_expr.args:
+                yield from _given(part)
+        case "a_expr" if condition.a_expr.name[0].string.sval == "=":
+            left, right = condition.a_expr.lexpr, condition.a_expr.rexpr
+            values = right.list.items if right.WhichOneof("node") == "list" else [right]
+            if left.WhichOneof("node") == "column_ref" and all(v.WhichOneof("node") in _CONSTANTS for v in values):
+                yield left.column_ref.fields[-1].string.sval
+        case _:
+            return
+
+
+def _unbatched(moment: Moment) -> Iterator[Hit]:
+    table = changed_table(moment) if is_unbatched(moment) else None
+    if table is not None:
+        which = "the rows that its WHERE finds" if moment.node.HasField("where_clause") else "all rows"
+        yield Hit(f"{moment.kind.upper()} changes {which} of {table.name} in one transaction.", table.name)
+
+
+def _unanalyzed(moment: Moment) -> Iterator[Hit]:
+    reasons: dict[TableName, str] = {}
+    for change in moment.did(ColumnChanged):
+        if change.retyped and change.table in moment.now.rewrites:
+            reasons[change.table] = f"the new type of {display(change.before.name)}"
+    for added in moment.did(IndexAdded):
+        if _has_expression(added.after.definition):
+            reasons[added.table] = f"the expression of {display(added.after.name)}"
+    if is_unbatched(moment) and (table := changed_table(moment)) is not None:
+        reasons[table.name] = "the changed rows"
+    if reasons and any(facts.statement.kind == "analyze" for facts in moment.after):
+        return
+    for name in moment.originals(reasons):
+        yield Hit(f"PostgreSQL knows nothing of {reasons[name]} on {name} until ANALYZE.", name)
+
+
+def _has_expression(definition: str) -> bool:
+    parameters = parser.parse(definition)[0].node.index_params
+    return any(not item.index_elem.name for item in parameters)
+
+
+def _emptied(moment: Moment) -> Iterator[Hit]:
+    if moment.kind == "truncate" and (lost := moment.originals(moment.blocked_by_itself)):
+        yield Hit(f"TRUNCATE removes every row of {', '.join(map(str, lost))}.", lost[0])
+
+
+def _emptied_too(moment: Moment) -> Iterator[Hit]:
+    if moment.kind == "truncate":
+        named = {item.range_var.relname for item in moment.node.relations}
+        more = [table for table in moment.originals(moment.blocked_by_itself) if table.name not in named]
+        if more:
+            yield Hit(f"CASCADE empties {', '.join(map(str, more))} as well.", more[0])
+
+
+def _opaque(moment: Moment) -> Iterator[Hit]:
+    if moment.kind in ("do", "call"):
+        yield Hit(f"{moment.kind.upper()} runs code: what it did was seen on a copy without rows.")
+
+
+RULES = (
+    Rule(
+        id="data-change-unbatched",
+        severity="WARNING",
+        condition="UPDATE or DELETE of more rows than a key names.",
+        effect=(
+            "Every changed row stays locked to the end, the table grows by as many rows, and VACUUM and standbys "
+            "fall behind; whoever writes one of the rows waits."
+        ),
+        why="One transaction over many rows holds all their locks and keeps every older row version alive.",
+        safe=(
+            "backfill: batches by key, each committed by itself, slowed down by lag and load; old values are kept "
+            "until contract."
+        ),
+        bad="UPDATE purchase SET note = '' WHERE note IS NULL;",
+        good=("UPDATE purchase SET note = '' WHERE id IN (1, 2, 3);",),
+        finds=_unbatched,
+    ),
+    Rule(
+        id="analyze-missing",
+        severity="INFO",
+        condition=(
+            "A rewritten column, an index on an expression, or many changed rows, without ANALYZE after it in the file."
+        ),
+        effect="Until autovacuum comes by, queries are planned without statistics, or with wrong ones.",
+        why="A new type drops the column's statistics, and an expression has none before ANALYZE.",
+        safe="constrain: ANALYZE of the table before anybody uses the new shape.",
+        bad="CREATE INDEX CONCURRENTLY customer_email_lower ON customer (lower(email));",
+        good=("CREATE INDEX CONCURRENTLY customer_name ON customer (name);",),
+        finds=_unanalyzed,
+    ),
+    Rule(
+        id="table-emptied",
+        severity="CRITICAL",
+        dangerous=True,
+        condition="TRUNCATE of a table that was there.",
+        effect="The rows are gone for the running application, at once and for good.",
+        why="TRUNCATE takes ACCESS EXCLUSIVE, fires no row triggers, and cannot be taken back after the commit.",
+        safe=(
+            "Take a copy, and run it by itself when the application no longer needs the rows; DELETE in a change is "
+            "carried out in batches (backfill), and taken back by a rollback."
+        ),
+        bad="TRUNCATE event_2024;",
+        good=("DELETE FROM archive.purchase WHERE id = 1;",),
+        finds=_emptied,
+    ),
+    Rule(
+        id="truncate-cascades",
+        severity="CRITICAL",
+        dangerous=True,
+        condition="TRUNCATE … CASCADE reaches tables that it does not name.",
+        effect="Tables that refer to the named one lose all their rows too.",
+        why="CASCADE follows foreign keys, however many, whether or not a row refers to anything.",
+        safe="Name every table that is meant, without CASCADE.",
+        bad="TRUNCATE customer CASCADE;",
+        good=("TRUNCATE event_2024;",),
+        finds=_emptied_too,
+    ),
+    Rule(
+        id="opaque-block",
+        severity="WARNING",
+        condition="DO or CALL.",
+        effect="A loop over rows does nothing on a copy without rows, so its locks and its time are not known.",
+        why="What a block does may depend on the rows that it finds; its text does not say it.",
+        safe=(
+            "Write the schema statements that it would run, and UPDATE or DELETE for rows: these are planned and "
+            "batched."
+        ),
+        bad="DO $$ BEGIN UPDATE purchase SET note = '' WHERE note IS NULL; END $$;",
+        good=("UPDATE purchase SET note = '' WHERE id = 1;",),
+        finds=_opaque,
+    ),
+)

@@ -1,0 +1,399 @@
+"""Judging statements by facts made by hand. What the server says of every example is tried in integration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.planning import parser
+from tasks.planning.catalog import Catalog, Column, Constraint, Dependent, Index, SchemaObject, Table
+from tasks.planning.facts import Refusal, StatementFacts
+from tasks.planning.findings import telling
+from tasks.planning.findings.allowances import Allowance
+from tasks.planning.findings.catalogue import BY_ID, RULES
+from tasks.planning.findings.judging import Verdict, judge
+from tasks.planning.findings.page import page
+from tasks.planning.meaning import changes
+from tasks.planning.names import TableName
+from tasks.planning.plan import LockMode
+from tasks.planning.script import script
+
+T, U = TableName("public", "t"), TableName("public", "u")
+FINDINGS = Path(__file__).parents[2] / "docs" / "findings.md"
+
+
+def column(name: str, number: int, **more: Any) -> Column:
+    return Column(name=name, attnum=number, **{"type": "integer", "not_null": False, **more})
+
+
+def table(name: TableName = T, oid: int = 1, **more: Any) -> Table:
+    base: dict[str, Any] = {
+        "name": name, "oid": oid, "kind": "r", "persistence": "p", "owner": "app",
+        "columns": (column("a", 1), column("b", 2)),
+    }  # fmt: skip
+    return Table(**{**base, **more})
+
+
+def catalog(*tables: Table, objects: tuple[SchemaObject, ...] = ()) -> Catalog:
+    return Catalog(server_version=160004, database="d", tables=tables, objects=objects)
+
+
+Step = tuple[str, Catalog, dict[str, Any]]
+
+
+def step(sql: str, after: Catalog | None = None, **seen: Any) -> Step:
+    """A statement, what the catalog is after it (else as before), and what was seen."""
+    return sql, after if after is not None else catalog(), seen
+
+
+def file(before: Catalog, *steps: Step, name: str = "v1.sql") -> tuple[StatementFacts, ...]:
+    """The facts of a file in one transaction: locks are held to its end."""
+    found: list[StatementFacts] = []
+    held: dict[TableName, LockMode] = {}
+    for number, (sql, after, seen) in enumerate(steps, start=1):
+        now = after if after.tables else before
+        own: Mapping[TableName, LockMode] = seen.get("own", {})
+        held |= own
+        (statement,) = script(sql, name).file.statements
+        found.append(
+            StatementFacts(
+                index=number, file=name, statement=statement.model_copy(update={"line": number}),
+                in_transaction=not statement.concurrent, own=own, held=dict(held),
+                rewrites=seen.get("rewrites", ()), index_builds=seen.get("index_builds", ()),
+                scans=seen.get("scans", ()), validations=(), changes=changes(before, now),
+                before=before, after=now, refused=seen.get("refused"), server_major=16,
+            )
+        )  # fmt: skip
+        before = now
+    return tuple(found)
+
+
+def ids(verdict: Verdict) -> set[str]:
+    """The findings, without those that only concern timeouts and statistics."""
+    return {item.rule.id for item in verdict.findings} - {
+        "lock-timeout-missing", "statement-timeout-missing", "analyze-missing",
+    }  # fmt: skip
+
+
+def test_the_page_is_what_the_rules_say() -> None:
+    assert FINDINGS.read_text(encoding="utf-8") == page(), "python -m tasks.planning.findings.page > docs/findings.md"
+
+
+def test_rules_are_told_apart_and_say_all_that_they_must() -> None:
+    assert len({rule.id for rule in RULES}) == len(RULES) >= 50
+    for rule in RULES:
+        for said in (rule.condition, rule.effect, rule.why):
+            assert said[0].isupper(), rule.id
+            assert said.endswith((".", "…")), rule.id
+        assert rule.severity == "CRITICAL" or not (rule.dangerous or rule.fails), rule.id
+        assert not (rule.dangerous and rule.fails), rule.id
+        assert set(rule.yields_to) <= BY_ID.keys() - {rule.id}, rule.id
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_the_examples_are_sql(rule: Any) -> None:
+    for example in (rule.bad, *rule.good, *filter(None, [rule.setup])):
+        assert parser.parse(example)
+
+
+@pytest.mark.parametrize(
+    ("mode", "dangerous"),
+    [("ROW EXCLUSIVE", False), ("SHARE UPDATE EXCLUSIVE", False), ("SHARE", True), ("SHARE ROW EXCLUSIVE", True),
+     ("EXCLUSIVE", True), ("ACCESS EXCLUSIVE", True)],
+)  # fmt: skip
+@pytest.mark.parametrize("work", [{"scans": (T,)}, {"rewrites": (T,)}, {"index_builds": (("i", T),)}])
+def test_work_is_dangerous_under_a_lock_that_blocks_writes(mode: LockMode, dangerous: bool, work: Any) -> None:
+    (verdict,) = judge(file(catalog(table()), step("ALTER TABLE t CLUSTER ON i", own={T: mode}, **work)))
+    assert verdict.dangerous is verdict.stops is dangerous
+    assert bool(ids(verdict)) is dangerous, "what is dangerous is also explained"
+
+
+def test_a_lock_without_work_is_not_dangerous() -> None:
+    (verdict,) = judge(file(catalog(table()), step("ALTER TABLE t CLUSTER ON i", own={T: "ACCESS EXCLUSIVE"})))
+    assert not verdict.dangerous
+    assert {item.rule.id for item in verdict.findings} == {"lock-timeout-missing"}
+
+
+def test_work_under_a_lock_that_an_earlier_statement_took() -> None:
+    steps = (
+        step("ALTER TABLE u ADD c int", own={U: "ACCESS EXCLUSIVE"}),
+        step("ALTER TABLE t VALIDATE CONSTRAINT k", own={T: "SHARE UPDATE EXCLUSIVE"}, scans=(T,)),
+    )
+    facts = file(catalog(table(), table(U, 2)), *steps)
+    first, second = judge(facts)
+    assert not first.dangerous
+    assert second.dangerous
+    assert ids(second) == {"work-after-lock"}
+    (message,) = (item.message for item in second.findings if item.rule.id == "work-after-lock")
+    assert "ACCESS EXCLUSIVE on public.u, held since line 1" in message
+    alone = file(catalog(table(), table(U, 2)), steps[1])
+    assert not judge(alone)[0].dangerous
+
+
+def test_a_timeout_is_asked_for_once_and_only_where_something_is_blocked() -> None:
+    def missing(*sql: str) -> list[int]:
+        steps = [step(text, own={} if text.startswith("SET") else {T: "ACCESS EXCLUSIVE"}) for text in sql]
+        verdicts = judge(file(catalog(table()), *steps))
+        return [v.facts.index for v in verdicts if "lock-timeout-missing" in {item.rule.id for item in v.findings}]
+
+    add = "ALTER TABLE t ADD c int"
+    assert missing(add, add) == [1]
+    for setting in ("SET lock_timeout = '2s'", "SET LOCAL lock_timeout TO 2000", "SET SESSION lock_timeout='2s'"):
+        assert missing(setting, add) == []
+    for setting in ("SET lock_timeout = 0", "SET lock_timeout TO DEFAULT", "SET statement_timeout = '2s'"):
+        assert missing(setting, add) == [2]
+
+
+RENAMED = catalog(table(columns=(column("z", 1), column("b", 2))))
+
+
+def test_what_the_file_itself_made_is_nobodys_yet() -> None:
+    new = catalog(table(), table(U, 2))
+    dropped = catalog(table(), table(U, 2, columns=(column("a", 1),)))
+    verdicts = judge(
+        file(catalog(table()), step("CREATE TABLE u (a int, b int)", new), step("ALTER TABLE u DROP b", dropped))
+    )
+    assert not any(verdict.dangerous for verdict in verdicts)
+    (alone,) = judge(file(new, step("ALTER TABLE u DROP b", dropped)))
+    assert ids(alone) == {"column-dropped"}
+
+
+def test_a_name_that_is_given_back_in_the_same_file_was_never_gone() -> None:
+    viewed = catalog(
+        table(U),
+        objects=(
+            SchemaObject(kind="view", name="public.t", oid=9, definition="…", columns=("a\tinteger", "b\tinteger")),
+        ),
+    )
+    renamed = judge(
+        file(catalog(table()), step("ALTER TABLE t RENAME TO u", catalog(table(U))),
+             step("CREATE VIEW t AS SELECT * FROM u", viewed))
+    )  # fmt: skip
+    assert not any("table-renamed" in ids(verdict) for verdict in renamed)
+    other = catalog(table(U), table(T, 2, columns=(column("a", 1), column("b", 2, type="bigint"))))
+    (first, _) = judge(
+        file(catalog(table()), step("ALTER TABLE t RENAME TO u", catalog(table(U))), step("CREATE TABLE t ()", other))
+    )
+    assert any("what takes its name has not b as it had" in item.message for item in first.findings)
+    (alone,) = judge(file(catalog(table()), step("ALTER TABLE t RENAME TO u", catalog(table(U)))))
+    assert ids(alone) == {"table-renamed"}
+    swapped = catalog(table(columns=(column("z", 1), column("b", 2), column("a", 3))))
+    columns = judge(
+        file(catalog(table()), step("ALTER TABLE t RENAME a TO z", RENAMED), step("ALTER TABLE t ADD a int", swapped))
+    )
+    assert not any("column-renamed" in ids(verdict) for verdict in columns)
+
+
+@pytest.mark.parametrize(
+    ("sql", "unbatched"),
+    [
+        ("UPDATE t SET b = 1", True),
+        ("UPDATE t SET b = 1 WHERE a > 5", True),
+        ("UPDATE t SET b = 1 WHERE b = 5", True),
+        ("UPDATE t SET b = 1 WHERE a = 5 OR b = 2", True),
+        ("UPDATE t SET b = 1 WHERE a = (SELECT 1)", True),
+        ("DELETE FROM public.t", True),
+        ("UPDATE t SET b = 1 WHERE a = 5", False),
+        ("UPDATE t SET b = 1 WHERE t.a IN (5, 6) AND b > 3", False),
+        ("DELETE FROM t WHERE a = '5'::int", False),
+    ],
+)
+def test_a_data_change_is_batched_when_a_key_says_which_rows(sql: str, unbatched: bool) -> None:
+    key = Constraint(name="t_pkey", oid=5, kind="primary_key", definition="PRIMARY KEY (a)", columns=("a",))
+    (verdict,) = judge(file(catalog(table(constraints=(key,))), step(sql, own={T: "ROW EXCLUSIVE"}, scans=(T,))))
+    assert ("data-change-unbatched" in ids(verdict)) is unbatched
+    assert not verdict.dangerous
+
+
+def index(name: str, definition: str, **more: Any) -> Index:
+    return Index(name=name, oid=sum(map(ord, name)), definition=f"CREATE {definition}", columns=(), **more)
+
+
+@pytest.mark.parametrize(
+    ("known", "new", "redundant"),
+    [
+        ("INDEX i ON public.t USING btree (a, b)", "INDEX n ON public.t USING btree (a)", True),
+        ("UNIQUE INDEX i ON public.t USING btree (a)", "INDEX n ON public.t USING btree (a)", True),
+        ("INDEX i ON public.t USING btree (a, b)", "INDEX n ON public.t USING btree (b)", False),
+        ("INDEX i ON public.t USING btree (a, b)", "INDEX n ON public.t USING btree (a DESC)", False),
+        ("INDEX i ON public.t USING btree (a, b)", "INDEX n ON public.t USING btree (a) INCLUDE (b)", False),
+        ("INDEX i ON public.t USING btree (a)", "UNIQUE INDEX n ON public.t USING btree (a)", False),
+        ("INDEX i ON public.t USING btree (a) WHERE b > 1", "INDEX n ON public.t USING btree (a)", False),
+        ("INDEX i ON public.t USING hash (a)", "INDEX n ON public.t USING hash (a)", False),
+        ("INDEX i ON public.t USING btree (lower(a))", "INDEX n ON public.t USING btree (lower(a))", False),
+    ],
+)
+def test_an_index_is_redundant_when_another_begins_with_it(known: str, new: str, redundant: bool) -> None:
+    old = index("i", known)
+    after = catalog(table(indexes=(old, index("n", new, unique=new.startswith("UNIQUE")))))
+    (verdict,) = judge(file(catalog(table(indexes=(old,))), step("CREATE INDEX CONCURRENTLY n ON t (a)", after)))
+    assert ("index-redundant" in ids(verdict)) is redundant
+
+
+@pytest.mark.parametrize(
+    ("indexes", "found"),
+    [
+        ((), True),
+        (("INDEX i ON public.t USING btree (a, b)",), False),
+        (("INDEX i ON public.t USING btree (b, a)",), True),
+        (("INDEX i ON public.t USING btree (a) WHERE b > 1",), True),
+    ],
+)
+def test_a_foreign_key_needs_an_index_that_begins_with_it(indexes: tuple[str, ...], found: bool) -> None:
+    key = Constraint(
+        name="k", oid=5, kind="foreign_key", definition="FOREIGN KEY (a) REFERENCES public.u(a) NOT VALID",
+        columns=("a",), references=U, referenced_columns=("a",), validated=False,
+    )  # fmt: skip
+    made = tuple(index(f"i{number}", text) for number, text in enumerate(indexes))
+    parent = table(U, 2, columns=(column("a", 1, type="bigint"),))
+    before = catalog(table(indexes=made), parent)
+    after = catalog(table(indexes=made, constraints=(key,)), parent)
+    (verdict,) = judge(
+        file(before, step("ALTER TABLE t ADD CONSTRAINT k FOREIGN KEY (a) REFERENCES u NOT VALID", after))
+    )
+    assert ("foreign-key-without-index" in ids(verdict)) is found
+    assert ids(verdict) >= {"foreign-key-types-differ", "new-demand"}
+    assert not verdict.dangerous
+
+
+def test_the_live_database_knows_what_a_copy_does_not() -> None:
+    key = Constraint(name="t_pkey", oid=5, kind="primary_key", definition="PRIMARY KEY (a)", columns=("a",))
+    facts = file(catalog(table(constraints=(key,))), step("ALTER TABLE t DROP CONSTRAINT t_pkey", catalog(table())))
+    published = table(dependents=(Dependent(kind="publication", name="changes", columns=()),))
+    assert "replica-identity-lost" not in ids(judge(facts)[0])
+    (verdict,) = judge(facts, live=catalog(published))
+    assert "replica-identity-lost" in ids(verdict)
+    assert verdict.dangerous
+    build = file(catalog(table()), step("CREATE INDEX CONCURRENTLY i ON t (a)"))
+    old = catalog(table()).model_copy(update={"server_version": 140003})
+    assert "concurrent-index-corrupts" in ids(judge(build, live=old)[0])
+    fixed = old.model_copy(update={"server_version": 140004})
+    assert "concurrent-index-corrupts" not in ids(judge(build, live=fixed)[0])
+
+
+def test_what_is_allowed_is_still_dangerous_but_stops_nobody() -> None:
+    facts = file(catalog(table()), step("ALTER TABLE t RENAME a TO z", RENAMED))
+
+    def judged(*noted: Allowance) -> Verdict:
+        return judge(facts, {("v1.sql", 0): noted})[0]
+
+    allowed = judged(Allowance(0, 1, ("column-renamed", "lock-timeout-missing"), "nobody reads it"))
+    assert allowed.dangerous
+    assert not allowed.stops
+    assert [item.allowed for item in allowed.findings] == ["nobody reads it"]
+    silent = judged(Allowance(0, 1, ("column-renamed",), ""))
+    assert silent.stops
+    assert ids(silent) == {"column-renamed", "allowance-without-reason"}
+    misspelt = judged(Allowance(0, 1, ("column-renameed",), "nobody reads it"))
+    assert misspelt.stops
+    assert ids(misspelt) == {"column-renamed", "allowance-unknown"}
+    assert ids(judged(Allowance(0, 1, (), ""))) == {"column-renamed", "allowance-unknown"}
+
+
+def test_a_statement_that_fails_cannot_be_allowed() -> None:
+    refused = Refusal('column "q" does not exist', "42703", 1, 18, "Perhaps you meant b.")
+    facts = file(catalog(table()), step("ALTER TABLE t DROP q", refused=refused))
+    (verdict,) = judge(facts, {("v1.sql", 0): (Allowance(0, 1, ("statement-fails",), "it works for me"),)})
+    assert verdict.fails
+    assert not verdict.dangerous
+    assert [(item.rule.id, item.allowed) for item in verdict.findings] == [("statement-fails", None)]
+    shown = telling.text([verdict], None)
+    assert "     1 | ALTER TABLE t DROP q\n       |                  ^\n       Perhaps you meant b.\n" in shown
+    assert telling.document([verdict])["statements"][0]["error"] == 'column "q" does not exist [42703]'
+
+
+def test_the_document_is_that_of_the_contract() -> None:
+    wide = catalog(table(columns=(column("a", 1, type="bigint"), column("b", 2))))
+    facts = file(
+        catalog(table()),
+        step("ALTER TABLE t ALTER a TYPE bigint", wide, own={T: "ACCESS EXCLUSIVE", U: "ACCESS SHARE"}, rewrites=(T,),
+             index_builds=(("t_pkey", T),), scans=(T,)),
+    )  # fmt: skip
+    (statement,) = telling.document(judge(facts))["statements"]
+    findings = statement.pop("findings")
+    assert statement == {
+        "index": 1, "file": "v1.sql", "line": 1, "sql": "ALTER TABLE t ALTER a TYPE bigint", "in_transaction": True,
+        "locks": {"public.t": "AccessExclusiveLock"}, "held": {"public.t": "AccessExclusiveLock"},
+        "index_locks": {},
+        "rewrites": ["public.t"], "index_builds": ["public.t_pkey"], "scans": ["public.t"], "validations": [],
+        "source": "measured", "not_run": None, "error": None, "dangerous": True,
+    }  # fmt: skip
+    assert findings[0]["id"] == "type-change-rewrites"
+    assert set(findings[0]) == {"id", "severity", "message", "safe", "allowed"}
+
+
+def test_the_text_says_how_long_it_takes_where_the_size_is_known() -> None:
+    facts = file(catalog(table()), step("CREATE INDEX i ON t (a)", own={T: "SHARE"}, index_builds=(("i", T),)))
+    verdicts = judge(facts)
+    unknown = telling.text(verdicts, None)
+    assert (
+        "v1.sql:1  DANGEROUS\n     1 | CREATE INDEX i ON t (a)\n  lock  SHARE on public.t: blocks writes\n" in unknown
+    )
+    assert "builds index i on public.t\n" in unknown
+    assert "known only with --database" in unknown
+    assert "Instead: constrain: CREATE INDEX CONCURRENTLY" in unknown
+    known = telling.text(verdicts, catalog(table(rows=80_000_000, bytes=9_000_000_000)))
+    assert "builds index i on public.t (9.0 GB, about 80,000,000 rows): roughly 90 s to 8 min\n" in known
+    assert "known only with --database" not in known
+
+
+def test_what_is_held_ends_with_its_transaction() -> None:
+    steps = (
+        step("BEGIN"),
+        step("ALTER TABLE u ADD c int", own={U: "ACCESS EXCLUSIVE"}),
+        step("COMMIT"),
+        step("UPDATE t SET a = 1", own={T: "ROW EXCLUSIVE"}, scans=(T,)),
+    )
+    facts = file(catalog(table(), table(U, 2)), *steps)
+    apart = (*facts[:3], replace(facts[3], held=facts[3].own))
+    assert ids(judge(apart)[3]) == {"data-change-unbatched"}
+    together = (*facts[:2], replace(facts[3], index=3))
+    assert ids(judge(together)[2]) == {"data-change-unbatched", "data-change-after-lock"}
+
+
+def test_a_data_change_is_known_by_the_lock_that_its_transaction_has() -> None:
+    update = step("UPDATE t SET a = 1", own={}, scans=(T,))
+    _, verdict = judge(file(catalog(table()), step("ALTER TABLE t ADD c int", own={T: "ACCESS EXCLUSIVE"}), update))
+    assert ids(verdict) == {"data-change-unbatched", "data-change-after-lock"}
+
+
+def test_a_statement_that_belongs_in_no_transaction_stands_alone_in_its_file() -> None:
+    build = step("CREATE INDEX CONCURRENTLY i ON t (a)")
+    mixed = judge(file(catalog(table()), step("ALTER TABLE t ADD c int"), build))
+    assert [item.rule.id for item in mixed[1].findings] == ["concurrently-in-transaction"]
+    assert mixed[1].fails
+    for beside in ("SET statement_timeout = 0", "DROP INDEX CONCURRENTLY j"):
+        assert not judge(file(catalog(table()), step(beside), build))[1].findings
+    refused = step("CREATE INDEX CONCURRENTLY i ON t (a)", refused=Refusal("cannot run inside …", "25001", 2, 1))
+    (_, verdict) = judge(file(catalog(table()), step("BEGIN"), refused))
+    assert [item.rule.id for item in verdict.findings] == ["concurrently-in-transaction"]
+
+
+def test_statements_with_nothing_to_tell_are_only_counted() -> None:
+    silent = file(catalog(table()), step("SET search_path = x"), step("SELECT 1", own={T: "ACCESS SHARE"}))
+    assert telling.text(judge(silent), None).startswith("2 statements, 0 dangerous; findings: 0 CRITICAL")
+    not_run = (replace(silent[1], not_run="It concerns the whole server."),)
+    assert "v1.sql:2\n     2 | SELECT 1\n  It concerns the whole server.\n" in telling.text(judge(not_run), None)
+
+
+def test_nobody_writes_a_materialized_view() -> None:
+    view = SchemaObject(kind="materialized view", name="public.u", oid=9, definition="…")
+    before = catalog(table(), objects=(view,))
+    refresh = "REFRESH MATERIALIZED VIEW CONCURRENTLY u"
+    (verdict,) = judge(file(before, step(refresh, own={U: "EXCLUSIVE", T: "ACCESS SHARE"}, scans=(T,))))
+    assert not verdict.dangerous
+    assert not ids(verdict)
+    (blocking,) = judge(file(before, step(refresh, own={U: "ACCESS EXCLUSIVE"}, scans=(T,))))
+    assert blocking.dangerous
+
+
+def test_what_was_not_measured_says_so() -> None:
+    (facts,) = file(catalog(table()), step("CREATE INDEX i ON t (a)", own={T: "SHARE"}, index_builds=(("i", T),)))
+    told = telling.text(judge((replace(facts, source="guessed"),)), None)
+    assert "Told by rules from the statements alone" in told
+    assert "Measured on" not in told
+    assert "Measured on PostgreSQL 16" in telling.text(judge((facts,)), None)
