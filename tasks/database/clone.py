@@ -138,6 +138,11 @@ class SchemaClone:
             )
         self._databases.create_roles(names)
 
+    def make_roles(self, names: Collection[str]) -> None:
+        """See to it that roles that a change creates are there, without rights; never on the live server."""
+        if self._databases.embedded:
+            self._databases.create_roles(names)
+
     def fresh(self) -> Target:
         """Return a new scratch database with the live schema; it is dropped at exit, with whoever is connected."""
         if self._template is None:
