@@ -53,6 +53,9 @@ one, what the newer one prints of an inherited NOT NULL, for one, is a syntax er
 
 DUMP_LOCK_WAIT_MS = 5_000
 DUMP_TIMEOUT_S = 600
+NAMES_NO_ROLE = frozenset({"create_stmt", "index_stmt", "alter_table_stmt", "create_seq_stmt", "alter_seq_stmt"})
+"""What a dump without owners and privileges is made of: not looked through for roles, which takes a while."""
+
 RESTORE_BATCH = 200
 """Statements sent at once: each batch is one transaction, whose locks have to fit the server's lock table."""
 
@@ -138,6 +141,11 @@ class SchemaClone:
             )
         self._databases.create_roles(names)
 
+    def make_roles(self, names: Collection[str]) -> None:
+        """See to it that roles that a change creates are there, without rights; never on the live server."""
+        if self._databases.embedded:
+            self._databases.create_roles(names)
+
     def fresh(self) -> Target:
         """Return a new scratch database with the live schema; it is dropped at exit, with whoever is connected."""
         if self._template is None:
@@ -165,7 +173,8 @@ class SchemaClone:
 
     def _take_over_roles(self) -> None:
         """Create the roles that policies name; a dump has none, as they belong to the server."""
-        self._databases.create_roles({role for item in self._statements for role in role_names(item.node)})
+        named = (item for item in self._statements if item.name not in NAMES_NO_ROLE)
+        self._databases.create_roles({role for item in named for role in role_names(item.node)})
 
     def _compare(self, template: Target) -> Catalog:
         with connect(self.target, role="plan") as conn:

@@ -7,7 +7,7 @@ there too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection
 from types import TracebackType
 from typing import Self
 
@@ -20,7 +20,7 @@ from tasks.database.server import EmbeddedServer
 from tasks.planning import parser
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.objects.effects import roles_of
-from tasks.planning.server_wide import NOT_RUN
+from tasks.planning.server_wide import made_roles, why_not_run
 from tasks.planning.statements import Statement, read_statements
 
 _PREAMBLE = re.compile(r"^\\(un)?restrict \w+$", re.MULTILINE)
@@ -50,7 +50,7 @@ class SchemaFile:
         self._databases.drop_abandoned()
         try:
             if self._databases.embedded:
-                self._databases.create_roles(_roles(self._statements))
+                self._databases.create_roles(roles_of(self._statements) | made_roles(self._statements))
             self._first = self._filled()
         except BaseException:
             self._databases.drop_all()
@@ -62,8 +62,12 @@ class SchemaFile:
     ) -> None:
         self._databases.drop_all()
 
-    def require_roles(self, names: frozenset[str]) -> None:
-        """See to it that roles that the files to plan name are there, on a server that is there for this."""
+    def require_roles(self, names: Collection[str]) -> None:
+        """See to it that roles that the files to plan name are there: any may be, where there is no live server."""
+        self.make_roles(names)
+
+    def make_roles(self, names: Collection[str]) -> None:
+        """See to it that roles are there, without rights; only on a server that is there for nothing else."""
         if self._databases.embedded:
             self._databases.create_roles(names)
 
@@ -78,7 +82,7 @@ class SchemaFile:
             usual = _search_path(conn)
             known = names_of(conn, "SELECT name FROM pg_settings")
             for statement in self._statements:
-                if statement.kind not in NOT_RUN and not _is_unknown_setting(statement, known):
+                if why_not_run(statement) is None and not _is_unknown_setting(statement, known):
                     self._run(conn, statement)
             said = _search_path(conn)
             self._search_path = said if said not in (usual, "", '""') else None
@@ -100,17 +104,6 @@ class SchemaFile:
                 f" [{error.sqlstate}]",
                 remedy=error.diag.message_hint or "Give a schema that PostgreSQL takes from top to end.",
             ) from None
-
-
-def _roles(statements: Sequence[Statement]) -> frozenset[str]:
-    """Return the roles that the file makes or names."""
-    return roles_of(statements) | frozenset(_created(statements))
-
-
-def _created(statements: Sequence[Statement]) -> Iterator[str]:
-    for statement in statements:
-        if statement.kind == "create_role":
-            yield str(parser.parse(statement.sql)[0].node.role)
 
 
 def _is_unknown_setting(statement: Statement, known: frozenset[str]) -> bool:

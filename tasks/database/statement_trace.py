@@ -11,7 +11,7 @@ Only clones are touched: nothing of it reaches a live database.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -40,7 +40,7 @@ from tasks.planning.catalog import Catalog
 from tasks.planning.facts import Refusal, StatementFacts
 from tasks.planning.names import TableName
 from tasks.planning.plan import LockMode
-from tasks.planning.server_wide import NOT_RUN
+from tasks.planning.server_wide import made_roles, why_not_run
 from tasks.planning.statements import Statement
 from tasks.planning.transactions import SourceFile, Unit, control, runs_outside, units
 
@@ -64,6 +64,10 @@ class Scratch(Protocol):
 
     def disposable(self) -> Target:
         """Return one more database with the schema as it is before the first file."""
+        ...
+
+    def make_roles(self, names: Collection[str]) -> None:
+        """See to it that roles are there, without rights, if the server is there for nothing else."""
         ...
 
 
@@ -91,6 +95,7 @@ def trace_files(files: Sequence[SourceFile], scratch: Scratch, settings: Sequenc
     A file whose statement is refused leaves nothing behind, unless it ran without a transaction; the next file finds
     what the earlier ones left. ``settings`` (search_path, TimeZone …) are those of every file's session.
     """
+    scratch.make_roles(made_roles(statement for file in files for statement in file.statements))
     with closing(_Tracer(scratch, tuple(settings))) as tracer:
         return tracer.run(files)
 
@@ -384,7 +389,7 @@ class _Tracer:
             changes=(),
             before=self._catalog,
             after=self._catalog,
-            not_run=NOT_RUN.get(statement.kind),
+            not_run=why_not_run(statement),
             server_major=self._connection.info.server_version // 10_000,
         )
         if seen is not None and frame is not None:
@@ -449,7 +454,7 @@ def _needs_whole(statement: Statement) -> bool:
 
 def _is_idle(statement: Statement) -> bool:
     """Whether a statement is not run by itself: a transaction's bounds, and what nobody may run here."""
-    if control(statement) is not None or statement.kind in NOT_RUN:
+    if control(statement) is not None or why_not_run(statement) is not None:
         return True
     return statement.kind == "set" and _SET_TRANSACTION.match(statement.sql) is not None
 

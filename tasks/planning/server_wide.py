@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+
+from tasks.planning import parser
+from tasks.planning.statements import Statement
 
 _SERVER = "It concerns the whole server and not this database: it was not run on the clone."
 _ELSEWHERE = "It reads files or another server: it was not run on the clone."
@@ -22,3 +26,20 @@ NOT_RUN: Mapping[str, str] = {
     ),
 }  # fmt: skip
 """By kind of statement: what to say of it."""
+
+_IDENTITY = re.compile(r"(re)?set\s+((local|session)\s+)?(role|session\s+authorization)\b", re.IGNORECASE)
+_NOBODY = "The clone has no owners and no rights: the statements after it ran as Lockstep's own role."
+
+
+def why_not_run(statement: Statement) -> str | None:
+    """Return why nobody may run the statement to try it; None where it may be run."""
+    if statement.kind == "set" and _IDENTITY.match(statement.sql):
+        return _NOBODY
+    return NOT_RUN.get(statement.kind)
+
+
+def made_roles(statements: Iterable[Statement]) -> frozenset[str]:
+    """Return the roles that the statements create: nobody runs them, and others may name the roles."""
+    return frozenset(
+        str(parser.parse(statement.sql)[0].node.role) for statement in statements if statement.kind == "create_role"
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,9 @@ class Copies:
 
     def disposable(self) -> Target:
         return self._databases.create(self._first.name)
+
+    def make_roles(self, names: Collection[str]) -> None:
+        assert not names
 
 
 @pytest.fixture(scope="module")
