@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 
 import psycopg
@@ -10,6 +10,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from tasks.database.connection import Target
+from tasks.database.scratch import ScratchDatabases
 from tasks.database.statement_trace import trace_files
 from tasks.planning.catalog import Catalog
 from tasks.planning.findings import work
@@ -43,6 +44,9 @@ class Copies:
             with psycopg.connect(made.conninfo, autocommit=True) as connection:
                 connection.execute(self._setup.encode())
         return made
+
+    def make_roles(self, names: Collection[str]) -> None:
+        ScratchDatabases(Target("scratch", self._server.url("postgres"))).create_roles(names)
 
 
 @contextmanager
