@@ -289,8 +289,9 @@ class TestOpenings:
         assert found["constrain/reindex/customer_pkey"] == "SHARE UPDATE EXCLUSIVE customer"
         assert found["open/drop-constraint/public.orders.orders_total"] == "ACCESS EXCLUSIVE orders"
         # What lets the new version's statements in comes last, when everything else has succeeded.
-        assert list(found)[-4:] == [
+        assert list(found)[-5:] == [
             "exchange/foreign-key/public.orders.orders_parent",
+            "exchange/validate/public.orders.orders_parent",
             "open/drop-constraint/public.orders.orders_ref_key",
             "open/drop-constraint/public.orders.orders_total",
             "open/nullable/public.orders.note",
