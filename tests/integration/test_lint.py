@@ -75,7 +75,7 @@ def test_a_person_reads_what_it_does_and_for_how_long(
     assert "  lock  ACCESS EXCLUSIVE on public.water_intake: blocks reads and writes\n" in told
     assert "rewrites public.water_intake, with its indexes (below 1 MB, about 1,000 rows): roughly below 1 s\n" in told
     assert "Instead: expand: a new column of the new type" in told
-    assert "1 statements, 1 dangerous" in told
+    assert "1 statement, 1 dangerous" in told
     with psycopg.connect(drink_water.conninfo) as connection:
         row = connection.execute(
             "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "

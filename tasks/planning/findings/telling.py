@@ -13,6 +13,7 @@ from tasks.planning.findings.judging import Finding, Verdict
 from tasks.planning.names import TableName, display
 from tasks.planning.plan import LockMode
 from tasks.planning.statements import caret
+from tasks.planning.wording import counted
 
 _BLOCKS: dict[LockMode, str] = {
     "ACCESS SHARE": "",
@@ -187,7 +188,7 @@ def _summary(verdicts: Sequence[Verdict], live: Catalog | None, unseen: int) -> 
     counts = ", ".join(
         f"{sum(finding.rule.severity == severity for finding in left)} {severity}" for severity in _WEIGHT
     )
-    yield f"{len(verdicts)} statements, {stops} dangerous; findings: {counts}."
+    yield f"{counted(len(verdicts), 'statement')}, {stops} dangerous; findings: {counts}."
     if unseen:
         yield f"{unseen} more behind one that fails: not looked at."
     measured = {verdict.facts.server_major for verdict in verdicts if verdict.facts.source == "measured"}
