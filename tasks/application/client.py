@@ -149,7 +149,9 @@ class Client(threading.Thread):
         command = Command("read", TEXTS[self.shape]["read"], {"user": user})
         try:
             self._execute(command)
-            seen = read_users(self._connection, self.shape, (user,))[user]
+            # Timed as well: a lock may meet this reading and no other statement of the client.
+            with self._timed("read"):
+                seen = read_users(self._connection, self.shape, (user,))[user]
         except psycopg.Error as error:
             self._fail("read", error)
             return
@@ -195,12 +197,17 @@ class Client(threading.Thread):
         return {} if row is None else {command.gives: row[0]}
 
     def _execute(self, command: Command) -> psycopg.Cursor[TupleRow]:
+        with self._timed(command.name):
+            return self._connection.execute(command.text.encode(), command.values)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
         sent = time.monotonic()
         try:
-            return self._connection.execute(command.text.encode(), command.values)
+            yield
         finally:
             waited = (time.monotonic() - sent) * 1000
-            self._journal.timings.append(Timing(command.name, sent, waited))
+            self._journal.timings.append(Timing(name, sent, waited))
 
     def _fail(self, statement: str, error: psycopg.Error) -> bool:
         """Note the failure; return True when the connection is lost, which makes a write's outcome unknown."""

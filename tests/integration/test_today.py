@@ -49,7 +49,7 @@ def writing(target: Target) -> Iterator[None]:
 def test_it_tells_what_is_there(database: Target, tmp_path: Path) -> None:
     plan = planned(database, SCHEMA, written(tmp_path, "today", "ALTER TABLE item ADD COLUMN more int;"))
     with writing(database):
-        found = Survey(*survey(database, plan, sample_seconds=1))
+        found = Survey(*survey(database, plan, sample_seconds=3))
     seen = {(item.about, item.seen) for item in observations(found.facts, plan.tables)}
     told = "\n".join(sentence for _, sentence in seen)
     assert "public.item: 0 rows inserted" in told
