@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,12 +14,12 @@ from tasks.database.pinned import PINNED, search_path
 from tasks.database.schema_file import SchemaFile
 from tasks.database.server import DEFAULT_MAJOR
 from tasks.database.statement_trace import FilesTrace, trace_files
-from tasks.planning import parser
 from tasks.planning.catalog import Catalog
 from tasks.planning.findings.allowances import Allowance
 from tasks.planning.findings.judging import Verdict, judge
 from tasks.planning.objects.effects import roles_of
 from tasks.planning.script import Script, read_text
+from tasks.planning.server_wide import made_roles
 from tasks.planning.statements import Statement
 
 
@@ -44,7 +44,7 @@ def look_at(scripts: Sequence[Script], target: Target) -> Looked:
         settings = (*PINNED, ("search_path", search_path(live)))
     statements = _statements(scripts)
     with scratch_place(target, facts) as place, SchemaClone(target, place) as clone:
-        clone.require_roles(roles_of(statements) - frozenset(_made_roles(statements)))
+        clone.require_roles(roles_of(statements) - made_roles(statements))
         trace = trace_files([script.file for script in scripts], clone, settings)
         return _judged(scripts, trace, clone.live)
 
@@ -65,12 +65,6 @@ def look_at_file(scripts: Sequence[Script], schema: Path) -> Looked:
 
 def _statements(scripts: Sequence[Script]) -> tuple[Statement, ...]:
     return tuple(statement for script in scripts for statement in script.file.statements)
-
-
-def _made_roles(statements: Sequence[Statement]) -> Iterator[str]:
-    for statement in statements:
-        if statement.kind == "create_role":
-            yield str(parser.parse(statement.sql)[0].node.role)
 
 
 def _judged(scripts: Sequence[Script], trace: FilesTrace, live: Catalog | None) -> Looked:

@@ -290,11 +290,14 @@ def _dump_error(target: Target, message: str) -> MigrationError:
 
 
 def _statements(dump: str) -> list[parser.Parsed]:
-    """Split a dump, without psql's own lines and without what belongs to Lockstep's schema."""
+    """Split a dump, without psql's own lines, what belongs to Lockstep's schema, and the keys to other servers.
+
+    Without a user mapping a foreign table leads nowhere: a DELETE that is tried on the clone deletes nothing elsewhere.
+    """
     dump = re.sub(r"^\\restrict \w+$", "", dump, count=1, flags=re.MULTILINE)
     head, mark, tail = dump.rpartition("\n\\unrestrict ")
     dump = head + "\n" + tail.partition("\n")[2] if mark else dump
-    return [item for item in parser.parse(dump) if not _is_lockstep(item)]
+    return [item for item in parser.parse(dump) if item.name != "create_user_mapping_stmt" and not _is_lockstep(item)]
 
 
 def _is_lockstep(item: parser.Parsed) -> bool:

@@ -40,7 +40,7 @@ from tasks.planning.catalog import Catalog
 from tasks.planning.facts import Refusal, StatementFacts
 from tasks.planning.names import TableName
 from tasks.planning.plan import LockMode
-from tasks.planning.server_wide import made_roles, why_not_run
+from tasks.planning.server_wide import made_roles, reaching, why_not_run
 from tasks.planning.statements import Statement
 from tasks.planning.transactions import SourceFile, Unit, control, runs_outside, units
 
@@ -95,8 +95,9 @@ def trace_files(files: Sequence[SourceFile], scratch: Scratch, settings: Sequenc
     A file whose statement is refused leaves nothing behind, unless it ran without a transaction; the next file finds
     what the earlier ones left. ``settings`` (search_path, TimeZone …) are those of every file's session.
     """
-    scratch.make_roles(made_roles(statement for file in files for statement in file.statements))
-    with closing(_Tracer(scratch, tuple(settings))) as tracer:
+    statements = tuple(statement for file in files for statement in file.statements)
+    scratch.make_roles(made_roles(statements))
+    with closing(_Tracer(scratch, tuple(settings), statements)) as tracer:
         return tracer.run(files)
 
 
@@ -115,7 +116,9 @@ class _Refused(Exception):
 class _Tracer:
     """One clone, one session on it at a time, and what is known of both."""
 
-    def __init__(self, scratch: Scratch, settings: tuple[tuple[str, str], ...]) -> None:
+    def __init__(
+        self, scratch: Scratch, settings: tuple[tuple[str, str], ...], statements: Sequence[Statement]
+    ) -> None:
         self._scratch = scratch
         self._settings = settings
         self._target = scratch.disposable()
@@ -129,6 +132,7 @@ class _Tracer:
         self._observer = Observer(self._connection)
         self._known = frozenset(self._observer.relations)
         self._catalog = self._start = snapshot(self._connection)
+        self._reaching = reaching(self._start, statements)
         self._has_rows = bool(number(self._connection, "has_rows"))
 
     def close(self) -> None:
@@ -191,7 +195,7 @@ class _Tracer:
         with self._transaction(unit) if unit.in_transaction else nullcontext():
             for position in unit.positions:
                 statement = file.statements[position]
-                if not _is_idle(statement) or control(statement) == "savepoint":
+                if not self._is_idle(statement) or control(statement) == "savepoint":
                     # A failure of the first time (CONCURRENTLY that leaves an invalid index) is one again.
                     with suppress(psycopg.Error) if not unit.in_transaction else nullcontext():
                         self._connection.execute(statement.sql.encode())
@@ -215,7 +219,7 @@ class _Tracer:
         if not unit.in_transaction:
             self._single(file, unit.positions[0])
             return
-        at_work = [position for position in unit.positions if not _is_idle(file.statements[position])]
+        at_work = [position for position in unit.positions if not self._is_idle(file.statements[position])]
         if not unit.committed or any(_needs_whole(file.statements[position]) for position in unit.positions):
             self._whole(file, unit)
             return
@@ -241,7 +245,7 @@ class _Tracer:
         held: dict[int, Locks] = {}
         relations = dict(self._observer.relations)
         locks: Locks = {}
-        at_work = [position for position in unit.positions if not _is_idle(file.statements[position])]
+        at_work = [position for position in unit.positions if not self._is_idle(file.statements[position])]
         try:
             with self._transaction(replace(unit, committed=False)):
                 since = {"since": number(self._connection, "now")}
@@ -263,7 +267,7 @@ class _Tracer:
     def _alone(self, file: SourceFile, position: int, held: Locks | None) -> None:
         """Run one statement, commit it, and keep its facts."""
         statement = file.statements[position]
-        if _is_idle(statement):
+        if self._is_idle(statement):
             self._keep(file, position, held=held or {})
             return
         with self._connection.transaction():
@@ -279,7 +283,7 @@ class _Tracer:
             with self._transaction(unit):
                 for position in unit.positions:
                     statement = file.statements[position]
-                    if not _is_idle(statement):
+                    if not self._is_idle(statement):
                         locks = self._observe(file, position, None, statement.sql, locks)
                         continue
                     if control(statement) == "savepoint":
@@ -303,7 +307,7 @@ class _Tracer:
     def _single(self, file: SourceFile, position: int) -> None:
         """Run a statement that is not in a transaction of the file."""
         statement = file.statements[position]
-        if _is_idle(statement) or _is_local(statement):
+        if self._is_idle(statement) or _is_local(statement):
             self._keep(file, position, held={})
             return
         if not runs_outside(statement):
@@ -329,6 +333,12 @@ class _Tracer:
         self._keep(file, position, named_locks(seen.locks, self._known, earlier), seen, frame)
 
     # -------------------------------------------------------------------------------------------- one statement
+
+    def _is_idle(self, statement: Statement) -> bool:
+        """Whether a statement is not run by itself: a transaction's bounds, and what nobody may run here."""
+        if control(statement) is not None or why_not_run(statement, self._reaching) is not None:
+            return True
+        return statement.kind == "set" and _SET_TRANSACTION.match(statement.sql) is not None
 
     def _execute(self, position: int, text: str) -> None:
         try:
@@ -389,7 +399,7 @@ class _Tracer:
             changes=(),
             before=self._catalog,
             after=self._catalog,
-            not_run=why_not_run(statement),
+            not_run=why_not_run(statement, self._reaching),
             server_major=self._connection.info.server_version // 10_000,
         )
         if seen is not None and frame is not None:
@@ -450,13 +460,6 @@ def _needs_whole(statement: Statement) -> bool:
     if control(statement) == "savepoint" or statement.kind in _NEEDS_WHOLE:
         return True
     return statement.kind != "set" and _LOCAL_EFFECT.search(statement.sql) is not None
-
-
-def _is_idle(statement: Statement) -> bool:
-    """Whether a statement is not run by itself: a transaction's bounds, and what nobody may run here."""
-    if control(statement) is not None or why_not_run(statement) is not None:
-        return True
-    return statement.kind == "set" and _SET_TRANSACTION.match(statement.sql) is not None
 
 
 def _is_local(statement: Statement) -> bool:

@@ -12,11 +12,12 @@ from psycopg.rows import TupleRow
 from tasks.database.catalog import snapshot
 from tasks.database.connection import limits
 from tasks.planning.catalog import Catalog
-from tasks.planning.errors import SpecError
+from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.meaning import changes
 from tasks.planning.names import TableName
 from tasks.planning.objects.effects import Effect, Sorter
 from tasks.planning.plan import LOCK_ORDER, LockMode, LockUse
+from tasks.planning.server_wide import reaching, why_not_run
 from tasks.planning.statements import Statement, search_path_of
 
 LOCK_TIMEOUT_MS = 5_000
@@ -53,11 +54,18 @@ def trace_change(
     before = now = snapshot(conn)
     effects: list[Effect] = []
     current, leads = True, True
+    names = reaching(before, statements)
     for number, statement in enumerate(statements, start=1):
         if not current:
             now = snapshot(conn)
         current = sorter.is_as_written(statement, now)
         leads = leads and current
+        why = why_not_run(statement, names)
+        if why is not None:
+            raise Unsupported(
+                f"Statement {number} of the change (line {statement.line}: {_shortened(statement.sql)}). {why}",
+                instead="Run it by itself, before or after the migration.",
+            )
         locks = _run(conn, statement, number, settings)
         if current:
             earlier, now = now, snapshot(conn)
