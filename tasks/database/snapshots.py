@@ -10,11 +10,11 @@ What a standby's queries see is known by its hot_standby_feedback only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import psycopg
-from psycopg.rows import TupleRow, class_row
+from psycopg.rows import TupleRow, class_row, dict_row
 
 from tasks.database.connection import session_limits
 from tasks.database.locks import Blocker
@@ -52,9 +52,8 @@ class Held:
         return (*map(str, self.sessions), *self.slots)
 
 
-def _older_snapshots(connection: Connection, mark: str | None) -> Held:
+def _older_snapshots(connection: Connection, values: Mapping[str, object]) -> Held:
     """Return who has a snapshot from before the transaction ``mark`` ended; nobody where there is none."""
-    values = {"mark": mark}
     with connection.cursor(row_factory=class_row(Blocker)) as cursor:
         sessions = tuple(cursor.execute(_SQL["older"], values).fetchall())
     return Held(sessions, tuple(str(row[0]) for row in connection.execute(_SQL["older_slots"], values)))
@@ -70,9 +69,10 @@ def await_snapshots(
     session_limits(connection, lock_timeout_ms=LOOK_TIMEOUT_MS, statement_timeout_ms=LOOK_TIMEOUT_MS)
     require_sight(connection)
     deadline = time.monotonic() + seconds
-    row = connection.execute(_SQL["mark"], {"name": migration}).fetchone()
-    mark = str(row[0]) if row is not None else None
-    while (held := _older_snapshots(connection, mark)).named:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        mark = cursor.execute(_SQL["mark"], {"name": migration}).fetchone() or {"mark": None}
+        now = cursor.execute(_SQL["now"]).fetchone() or {}
+    while (held := _older_snapshots(connection, mark | now)).named:
         if time.monotonic() > deadline:
             raise _refused(what, held, seconds)
         hold(f"{held.named[0]} holds a snapshot from before the backfill's end")
