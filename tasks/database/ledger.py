@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, class_row
 from psycopg.types.json import Jsonb
@@ -50,7 +51,7 @@ from tasks.planning.states import (
 )
 from tasks.planning.throttle import Load
 
-VERSION = 2
+VERSION = 3
 LOCK_TIMEOUT_MS = 5_000
 """The ledger's rows are held for moments only; the migration's own row for the length of a step, FOR SHARE."""
 STATEMENT_TIMEOUT_MS = 30_000
@@ -182,6 +183,19 @@ class Ledger:
         found = self._read(ThrottleRecord, "throttle", name) if row and row[0] else ()
         return next(iter(found), ThrottleRecord())
 
+    def refuse_by_hand(self, name: str) -> None:
+        """Raise RunnerBusy where the scripts of the migration's runbook have begun steps and not taken them back."""
+        row = self._connection.execute(_SQL["has_runbook"]).fetchone()
+        if not row or not row[0]:
+            return
+        found = self._connection.execute(_SQL["by_hand"], {"name": name}).fetchone()
+        if found and found[0]:
+            raise RunnerBusy(
+                f"The migration {name!r} is being carried out by hand: {found[0]} steps have been begun.",
+                remedy="Go on with the scripts, or go back with them. If it is over, forget their notes:  DELETE FROM "
+                f"lockstep.runbook WHERE migration = {sql.Literal(name).as_string()};",
+            )
+
     def holder(self, name: str) -> Holder | None:
         """Return who runs the migration now (or died while running it, when the lease has expired)."""
         return next(iter(self._read(Holder, "holder", name)), None)
@@ -274,7 +288,7 @@ class Ledger:
     def set_state(self, name: str, state: MigrationState, error: str | None = None) -> None:
         """Change a migration's state; ``error`` says why it failed or waits, and is cleared without one.
 
-        Raises RunnerBusy when it would begin while another migration of its tables is unfinished.
+        Raises RunnerBusy when it would begin while another migration of its tables is unfinished, or it by hand.
         """
         with self._write(name):
             self._connection.execute(_SQL["lock_ledger"])
@@ -284,6 +298,7 @@ class Ledger:
             check_transition(MIGRATION_TRANSITIONS, stored.state, state)
             if state in UNFINISHED and stored.state not in UNFINISHED:
                 self._refuse_conflict("conflicting_with_own_tables", {"name": name})
+                self.refuse_by_hand(name)
             self._execute("set_state", {"name": name, "state": state.value, "error": error})
             if stored.state != state:
                 self.event(name, "state", {"from": stored.state.value, "to": state.value})

@@ -6,7 +6,7 @@ real rows (read-only), build the plan, prove it on further clones. The live data
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import psycopg
@@ -28,9 +28,10 @@ from tasks.database.steadiness import volatile_defaults
 from tasks.database.trace import Trace, trace_change
 from tasks.planning.catalog import Catalog
 from tasks.planning.data_changes import data_changes, with_populated
-from tasks.planning.errors import SpecError
+from tasks.planning.errors import RunnerBusy, SpecError
 from tasks.planning.intent import intent_of
 from tasks.planning.meaning import changes, settled
+from tasks.planning.names import DUE_COLUMN, PENDING_COLUMN, TableName
 from tasks.planning.objects.effects import roles_of
 from tasks.planning.objects.meant import Meant
 from tasks.planning.objects.privileges import all_privileges, grantees
@@ -55,6 +56,7 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
     parsed = loaded.statements()
     facts = require_usable(target)
     with connect(target, role="plan") as live:
+        ledger.Ledger(live).refuse_by_hand(loaded.spec.name)
         done = _already_in_place(loaded, target, live)
         if done is not None:
             return done
@@ -68,6 +70,7 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
         data = data_changes(parsed, before, after, search_path_of(settings), volatile)
         intent = replace(intent, wanted=with_populated(intent.wanted, data.populated))
         tables = touched_tables(intent, meant, data)
+        _require_unmarked(before, tables)
         retyped = retyped_columns(before, after)
         require_word(retyped, intent.words)
         direct = direct_retypes(clone, settings, retyped, after, intent.using, intent.wanted)
@@ -104,6 +107,17 @@ def _foreseen(target: Target, throttle: Limits) -> tuple[Note, ...]:
         )
         notes.append(Note(severity="INFO", text=text))
     return tuple(notes)
+
+
+def _require_unmarked(before: Catalog, tables: Collection[TableName]) -> None:
+    """A table with Lockstep's marks is in the middle of another migration, which the ledger may not know."""
+    for name in tables:
+        table = before.table(name)
+        if table is not None and any(table.column(mark) is not None for mark in (PENDING_COLUMN, DUE_COLUMN)):
+            raise RunnerBusy(
+                f"{name} is in the middle of another migration: it has Lockstep's marks in its rows.",
+                remedy="End that one first, or take it back: lockstep status, or the scripts of its runbook.",
+            )
 
 
 def _already_in_place(loaded: LoadedSpec, target: Target, live: psycopg.Connection[TupleRow]) -> Plan | None:

@@ -17,6 +17,7 @@ from psycopg import sql
 
 from tasks.database.backfill import FIRST_ROWS, LOCK_TIMEOUT_MS
 from tasks.database.backfill_sql import TURNS, BatchStatements, compose
+from tasks.database.queries import queries
 from tasks.database.row_changes_sql import compose_change, compose_return
 from tasks.planning.names import TableName
 from tasks.planning.plan import (
@@ -39,11 +40,14 @@ from tasks.planning.plan import (
     Transaction,
     UpdateRows,
 )
+from tasks.planning.wording import duration
 
 _LEDGER = (files("tasks.database") / "sql" / "ledger.sql").read_text()
-_PREPARE = (files("tasks.database") / "sql" / "runbook.sql").read_text()
+_SNAPSHOTS = queries("snapshots")
 _VARIABLE = "lockstep_v_"
 _PARAMETER = re.compile(r"%\((\w+)\)s")
+LIMITS = (("lock_timeout", "5s"), ("statement_timeout", "1h"))
+"""Of everything that has no limits of its own: the gates, and the scripts' notes."""
 SWEEPS = 20
 """How often rows that were locked are looked for once more, a fifth of a second apart."""
 
@@ -53,7 +57,9 @@ def scripts(plan: Plan) -> Mapping[str, str]:
     if plan.is_empty:
         return {}
     found = {
-        "00-prepare.sql": _script(plan, "prepare the tables that the scripts keep their notes in", [_prepare(plan)])
+        "00-prepare.sql": _script(
+            plan, "prepare the tables that the scripts keep their notes in", [_prepare(), _alone(plan)]
+        )
     }
     for number, phase in enumerate(plan.phases, start=1):
         found[f"{number:02}-{phase.name}.sql"] = _forward(plan, phase)
@@ -76,24 +82,23 @@ def _script(plan: Plan, title: str, parts: Sequence[str]) -> str:
         "-- It stops at the first error; run it again then: what is done is not done twice.\n"
         "\\set ON_ERROR_STOP on\n"
         "SET client_min_messages = warning;\n"
+        f"{_limits()}\n"
+        # A pooler between two statements would give the limits, and the lock on the runbook, to somebody else.
+        f"{_raise_if(_unlimited(), 'the session loses its limits: connect to the server itself, not to a pooler')}\n"
     )
     return "\n".join([head + settings, *parts, f"\\echo {_echo(f'{plan.name}: {title}: done')}", ""])
 
 
-def _prepare(plan: Plan) -> str:
-    name = _literal(plan.name)
-    return "\n".join(
-        [
-            _LEDGER.strip(),
-            _PREPARE.strip(),
-            _raise_if(
-                "EXISTS (SELECT FROM lockstep.step AS s JOIN lockstep.migration AS m ON m.name = s.migration"
-                f" WHERE m.name = {name} AND m.state NOT IN ('rolled_back', 'cleaned')"
-                " AND s.state IN ('running', 'done'))",
-                f"{plan.name} is being carried out by Lockstep: go on with lockstep run, or roll back with it",
-            ),
-        ]
-    )
+def _limits() -> str:
+    return "\n".join(f"SET {name} = '{value}';" for name, value in LIMITS)
+
+
+def _unlimited() -> str:
+    return " OR ".join(f"current_setting('{name}') <> '{value}'" for name, value in LIMITS)
+
+
+def _prepare() -> str:
+    return _LEDGER.strip()
 
 
 def _forward(plan: Plan, phase: Phase) -> str:
@@ -105,9 +110,12 @@ def _forward(plan: Plan, phase: Phase) -> str:
         parts.append(_raise_unless_done(plan, earlier))
     if phase.approval is not None:
         parts.append(_approved(phase.approval.question))
+    if phase.name == "contract" and plan.soak_seconds and earlier is not None:
+        parts.append(_soaked(plan, earlier))
     if phase.gate_before is not None:
         # A gate looks at what is there before or after the phase; in the middle or further on it is something else.
         parts.append(_unless(_any_begun(plan, phase), _gate(phase.gate_before)))
+    parts.append(_raise_if(_any_begun(plan, phase, "undone > 0"), f"{phase.name} is half taken back: end that first"))
     parts += [_step(plan, step, number, len(phase.steps)) for number, step in enumerate(phase.steps, start=1)]
     if phase.gate_after is not None:
         parts.append(_unless(_any_begun(plan, later) if later else "false", _gate(phase.gate_after)))
@@ -130,10 +138,22 @@ def _back(plan: Plan, phase: Phase) -> str:
 
 
 def _alone(plan: Plan) -> str:
-    """Two people with the same runbook would do the same step at the same time."""
-    return _raise_if(
-        f"NOT pg_try_advisory_lock(hashtextextended({_literal(f'lockstep runbook {plan.name}')}, 0))",
-        f"somebody else is carrying {plan.name} out just now",
+    """Two people with the same runbook would do the same step at the same time, and so would Lockstep."""
+    name = _literal(plan.name)
+    key = f"hashtextextended({_literal(f'lockstep runbook {plan.name}')}, 0)"
+    busy = f"RAISE EXCEPTION USING MESSAGE = {_literal(f'somebody else is carrying {plan.name} out just now')};"
+    only_one = f"BEGIN PERFORM pg_advisory_lock({key}); EXCEPTION WHEN lock_not_available THEN {busy} END"
+    return "\n".join(
+        [
+            # For as long as lock_timeout says: the session of the script before may still be ending.
+            f"DO {_literal(only_one)};",
+            _raise_if(
+                "EXISTS (SELECT FROM lockstep.step AS s JOIN lockstep.migration AS m ON m.name = s.migration"
+                f" WHERE m.name = {name} AND m.state NOT IN ('rolled_back', 'cleaned')"
+                " AND s.state IN ('running', 'done'))",
+                f"{plan.name} is being carried out by Lockstep: go on with lockstep run, or roll back with it",
+            ),
+        ]
     )
 
 
@@ -144,8 +164,17 @@ def _approved(question: str) -> str:
     )
 
 
+def _soaked(plan: Plan, switch: Phase) -> str:
+    since = f"(SELECT max(at) {_noted(plan, switch.steps)})"
+    early = f"{since} > clock_timestamp() - interval '{plan.soak_seconds} seconds'"
+    message = (
+        f"both shapes have not run for {duration(plan.soak_seconds)} yet; to go on all the same: -v waive_soak=yes"
+    )
+    return f"\\if :{{?waive_soak}}\n\\else\n{_raise_if(early, message)}\n\\endif"
+
+
 def _gate(gate: Gate) -> str:
-    lines = [f"\\echo {_echo(f'Gate {gate.name}: {gate.title}')}"]
+    lines = [f"\\echo {_echo(f'Gate {gate.name}: {gate.title}')}\n{_limits()}"]
     lines += [_check(check) for check in gate.checks]
     lines += [
         f"\\echo {_echo(f'Not looked at: your own suite {suite}. Run it with Great Expectations.')}"
@@ -181,17 +210,18 @@ def _step(plan: Plan, step: Step, number: int, of: int) -> str:
 
 
 def _undo(plan: Plan, step: Step, actions: Sequence[Action]) -> str:
-    forget = f"DELETE FROM lockstep.runbook WHERE migration = {_literal(plan.name)} AND step = {_literal(step.id)};"
-    parts = [f"\\echo {_echo(f'Taking back: {step.title}')}\n" + _ask(_begun(plan, step)) + "\\if :lockstep_due"]
+    """Each action is taken note of by itself: one that scans may fail, and what came before it is not done twice."""
+    parts = [f"\\echo {_echo(f'Taking back: {step.title}')}"]
     for number, action in enumerate(actions, start=1):
-        last = number == len(actions)
-        if isinstance(action, Transaction):
-            parts.append(_transaction(step, action, forget if last else ""))
-        else:
-            parts.append("\n".join([_act(plan, step, action), *([forget] if last else [])]))
-    if not actions:
-        parts.append(forget)
-    return "\n".join([*parts, "\\endif"])
+        body = (
+            _transaction(step, action, _undone(plan, step, number))
+            if isinstance(action, Transaction)
+            else (f"{_act(plan, step, action)}\n{_undone(plan, step, number)}")
+        )
+        due = _ask(_begun(plan, step, f"undone < {number}"))
+        parts.append(f"{due}\\if :lockstep_due\n{body}\n\\endif")
+    parts.append(f"DELETE FROM lockstep.runbook WHERE {_of(plan, [step])};")
+    return "\n".join(parts)
 
 
 def _transaction(step: Step, action: Transaction, note: str) -> str:
@@ -258,18 +288,28 @@ def _invalid(table: TableName, index: str, condition: str, *, negated: bool = Fa
 
 
 def _await_snapshots(step: Step) -> str:
-    body = (
-        "DECLARE mark xid := pg_current_xact_id()::xid; until timestamptz := clock_timestamp() + "
-        f"interval '{step.statement_timeout_ms} milliseconds'; BEGIN COMMIT;"
-        " WHILE EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid <> pg_backend_pid()"
-        " AND age(a.backend_xmin) > age(mark) AND (a.datid IS NULL OR a.datname = current_database())"
-        " AND a.backend_type <> 'autovacuum worker')"
-        " OR EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.slot_type = 'physical' AND age(s.xmin) > age(mark))"
-        " LOOP IF clock_timestamp() > until THEN RAISE EXCEPTION 'a transaction still looks at the rows as they were"
-        " before they were filled: see backend_xmin in pg_stat_activity'; END IF;"
-        " PERFORM pg_sleep(0.2); COMMIT; END LOOP; END"
-    )
-    return f"SET statement_timeout = 0;\nDO {_literal(body)};"
+    older, slots = (_over_variables(_SNAPSHOTS[name].decode()) for name in ("older", "older_slots"))
+    lines = [
+        "DECLARE",
+        f"  {_VARIABLE}mark xid := pg_current_xact_id()::xid; {_VARIABLE}since timestamptz; {_VARIABLE}running xid;",
+        f"  {_VARIABLE}end timestamptz := clock_timestamp() + interval '{step.statement_timeout_ms} milliseconds';",
+        "BEGIN",
+        f"  IF NOT ({_SNAPSHOTS['sight'].decode()}) THEN",
+        "    RAISE EXCEPTION 'the role does not see what other sessions look at: GRANT pg_monitor to it';",
+        "  END IF;",
+        "  COMMIT;",
+        f"  {_SNAPSHOTS['now'].decode()} INTO {_VARIABLE}since, {_VARIABLE}running;",
+        f"  WHILE EXISTS ({older}) OR EXISTS ({slots}) LOOP",
+        f"    IF clock_timestamp() > {_VARIABLE}end THEN",
+        "      RAISE EXCEPTION 'a transaction still looks at the rows as they were before they were filled: see"
+        " backend_xmin in pg_stat_activity, end it, and run this again';",
+        "    END IF;",
+        "    PERFORM pg_sleep(0.2);",
+        "    COMMIT;",
+        "  END LOOP;",
+        "END",
+    ]
+    return _loop(lines)
 
 
 # ------------------------------------------------------------------------------------------------ rows
@@ -306,7 +346,7 @@ def _batches(statements: BatchStatements, width: int, direction: str, *, returns
         "      COMMIT;",
         "      PERFORM pg_sleep(0.01);",
         "    END LOOP;",
-        f"    SELECT EXISTS ({_over_variables(statements.pending)}) INTO {_VARIABLE}left;",
+        f"    SELECT EXISTS ({_over_variables(statements.pending.as_string())}) INTO {_VARIABLE}left;",
         "    COMMIT;",
         f"    EXIT WHEN NOT {_VARIABLE}left;",
         "    PERFORM pg_sleep(0.2);",
@@ -352,12 +392,12 @@ def _loop(lines: Sequence[str]) -> str:
 
 def _into(statement: sql.Composable, variables: Sequence[str]) -> str:
     into = f" INTO {', '.join(variables)}" if variables else ""
-    return f"{_over_variables(statement)}{into};"
+    return f"{_over_variables(statement.as_string())}{into};"
 
 
-def _over_variables(statement: sql.Composable) -> str:
+def _over_variables(statement: str) -> str:
     """Return a statement over the variables of the loop instead of parameters."""
-    return _PARAMETER.sub(lambda match: f"{_VARIABLE}{match[1]}", statement.as_string()).replace("%%", "%")
+    return _PARAMETER.sub(lambda match: f"{_VARIABLE}{match[1]}", statement).replace("%%", "%")
 
 
 # ------------------------------------------------------------------------------------------------ notes and questions
@@ -394,21 +434,29 @@ def _record(plan: Plan, step: Step, state: str) -> str:
     )
 
 
-def _noted(plan: Plan, steps: Sequence[Step]) -> str:
+def _undone(plan: Plan, step: Step, number: int) -> str:
+    return f"UPDATE lockstep.runbook SET undone = {number}, at = clock_timestamp() WHERE {_of(plan, [step])};"
+
+
+def _of(plan: Plan, steps: Sequence[Step]) -> str:
     listed = ", ".join(_literal(step.id) for step in steps) or "NULL"
-    return f"FROM lockstep.runbook WHERE migration = {_literal(plan.name)} AND step IN ({listed})"
+    return f"migration = {_literal(plan.name)} AND step IN ({listed})"
+
+
+def _noted(plan: Plan, steps: Sequence[Step]) -> str:
+    return f"FROM lockstep.runbook WHERE {_of(plan, steps)}"
 
 
 def _is_done(plan: Plan, step: Step) -> str:
     return f"EXISTS (SELECT {_noted(plan, [step])} AND state = 'done')"
 
 
-def _begun(plan: Plan, step: Step) -> str:
-    return f"EXISTS (SELECT {_noted(plan, [step])})"
+def _begun(plan: Plan, step: Step, and_: str = "true") -> str:
+    return f"EXISTS (SELECT {_noted(plan, [step])} AND {and_})"
 
 
-def _any_begun(plan: Plan, phase: Phase) -> str:
-    return f"EXISTS (SELECT {_noted(plan, phase.steps)})"
+def _any_begun(plan: Plan, phase: Phase, and_: str = "true") -> str:
+    return f"EXISTS (SELECT {_noted(plan, phase.steps)} AND {and_})"
 
 
 def _raise_unless_done(plan: Plan, phase: Phase) -> str:

@@ -1,4 +1,4 @@
--- The ledger, version 2: what Lockstep knows about its migrations of this database, kept beside the data so that both
+-- The ledger, version 3: what Lockstep knows about its migrations of this database, kept beside the data so that both
 -- commit together. Applied by tasks.database.ledger.install under an advisory lock, to an older version too: every
 -- statement may run again.
 -- Application roles need no right here: the sync functions are SECURITY DEFINER.
@@ -157,4 +157,14 @@ CREATE TABLE IF NOT EXISTS lockstep.throttle (
     looked_at  timestamptz
 );
 
-INSERT INTO lockstep.version (version) VALUES (2) ON CONFLICT DO NOTHING;
+-- What the scripts of a runbook have done by hand (version 3). A migration is carried out by them or by a runner.
+CREATE TABLE IF NOT EXISTS lockstep.runbook (
+    migration text NOT NULL,
+    step      text NOT NULL,
+    state     text NOT NULL CHECK (state IN ('begun', 'done')),
+    undone    int NOT NULL DEFAULT 0,       -- how many of its undo actions are committed
+    at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (migration, step)
+);
+
+INSERT INTO lockstep.version (version) VALUES (3) ON CONFLICT DO NOTHING;
