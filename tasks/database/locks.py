@@ -134,7 +134,8 @@ class Watch:
             try:
                 self.look()
             except psycopg.Error:
-                return  # names are a courtesy; the step itself notices a lost connection
+                if self._monitor.closed:
+                    return  # names are a courtesy; the step itself notices a lost connection
 
     def look(self) -> None:
         """Look once."""
