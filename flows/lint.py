@@ -7,20 +7,28 @@ from pathlib import Path
 
 from flows import console
 from tasks.databases import target_of
-from tasks.lint import Looked, look_at, look_at_file
+from tasks.lint import Looked, applied, look_at, look_at_file
 from tasks.planning.findings import telling
-from tasks.planning.script import read_script, sql_files
+from tasks.planning.flyway.history import Applied
+from tasks.planning.script import read_scripts
 
 
 def lint(files: Sequence[Path], schema: Path | None, database: str | None, form: str) -> int:
     """Print the findings; the exit code says whether a file cannot run (2), or something dangerous is left (1)."""
-    scripts = tuple(read_script(path) for path in sql_files(files))
-    looked = look_at_file(scripts, schema) if schema else look_at(scripts, target_of(database or ""))
+    reading = read_scripts(files, _history(files, database))
+    for passed in reading.passed_over:
+        console.note(f"{passed.path}: passed over, {passed.reason}.")
+    looked = look_at_file(reading.scripts, schema) if schema else look_at(reading.scripts, target_of(database or ""))
     if form == "json":
         console.print_json(telling.document(looked.verdicts))
     else:
         console.out().print(telling.text(looked.verdicts, looked.live, looked.unseen), markup=False, end="")
     return _code(looked)
+
+
+def _history(files: Sequence[Path], database: str | None) -> tuple[Applied, ...]:
+    """Return what Flyway has run in the database, where a folder is asked about."""
+    return applied(target_of(database)) if database and any(path.is_dir() for path in files) else ()
 
 
 def _code(looked: Looked) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tasks.database.clone import SchemaClone, scratch_place, scratch_server
 from tasks.database.connection import Target, connect
+from tasks.database.flyway_history import read_history
 from tasks.database.inspection import inspect_server
 from tasks.database.pinned import PINNED, search_path
 from tasks.database.schema_file import SchemaFile
@@ -17,6 +18,8 @@ from tasks.database.statement_trace import FilesTrace, trace_files
 from tasks.planning.catalog import Catalog
 from tasks.planning.findings.allowances import Allowance
 from tasks.planning.findings.judging import Verdict, judge
+from tasks.planning.flyway.history import Applied
+from tasks.planning.flyway.settings import Settings
 from tasks.planning.objects.effects import roles_of
 from tasks.planning.script import Script, read_text
 from tasks.planning.server_wide import made_roles
@@ -32,6 +35,16 @@ class Looked:
     """Statements behind one that failed."""
     live: Catalog | None
     """The live database, where there is one: it knows the sizes."""
+
+
+def applied(target: Target) -> tuple[Applied, ...]:
+    """Return the rows of the database's Flyway history; none where it has no such table.
+
+    Raises CannotConnect, MissingPrivilege, LockNotAcquired (exit 1), and SpecError for a history that is not in the
+    first schema of the search_path or not Flyway's (exit 2).
+    """
+    with connect(target, role="plan") as live:
+        return read_history(live, Settings()) or ()
 
 
 def look_at(scripts: Sequence[Script], target: Target) -> Looked:

@@ -76,7 +76,8 @@ def _refuse_another(connection: psycopg.Connection[TupleRow], table: str) -> Non
     if schemas:
         raise SpecError(
             f"The first schema of the search_path has no table {table}, but this one has: {', '.join(schemas)}.",
-            remedy="Give the schema that Flyway uses (flyway.defaultSchema, or the first of flyway.schemas).",
+            remedy="Put the schema that Flyway uses (flyway.defaultSchema, or the first of flyway.schemas) first in "
+            "the connection's search_path, e.g. with ?options=-csearch_path%3DSCHEMA in its URL.",
         )
 
 

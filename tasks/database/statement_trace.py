@@ -39,10 +39,11 @@ from tasks.planning import parser
 from tasks.planning.catalog import Catalog
 from tasks.planning.facts import Refusal, StatementFacts
 from tasks.planning.names import TableName
+from tasks.planning.outside import runs_outside
 from tasks.planning.plan import LockMode
 from tasks.planning.server_wide import made_roles, reaching, why_not_run
 from tasks.planning.statements import Statement
-from tasks.planning.transactions import SourceFile, Unit, control, runs_outside, units
+from tasks.planning.transactions import SourceFile, Unit, control, units
 
 Connection = psycopg.Connection[TupleRow]
 Locks = Mapping[TableName, LockMode]
@@ -400,6 +401,7 @@ class _Tracer:
             before=self._catalog,
             after=self._catalog,
             not_run=why_not_run(statement, self._reaching),
+            beside=file.beside(position),
             server_major=self._connection.info.server_version // 10_000,
         )
         if seen is not None and frame is not None:

@@ -60,5 +60,7 @@ class StatementFacts:
     """As ``own``, of indexes; ``own`` and ``held`` are of tables, views, materialized views and sequences."""
     not_run: str | None = None
     """Why the statement was not run on the clone, so that there are no facts of it (CREATE ROLE, COPY …)."""
+    beside: int | None = None
+    """The line of a statement of its file that belongs into a transaction, where this one cannot be in one."""
     server_major: int = 0
     """The major version of the server that measured; 0 where nothing did."""

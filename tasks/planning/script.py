@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.planning import parser
 from tasks.planning.errors import SpecError
 from tasks.planning.findings.allowances import Allowance, allowances
+from tasks.planning.flyway.checksum import without_mark
+from tasks.planning.flyway.folder import Ignored, read_folder, read_sql
+from tasks.planning.flyway.history import Applied, judge
+from tasks.planning.flyway.names import is_flyway_name
+from tasks.planning.flyway.script_settings import ScriptSettings
+from tasks.planning.flyway.settings import Settings
 from tasks.planning.statements import caret, read_statements
+from tasks.planning.text_files import decoded
 from tasks.planning.transactions import SourceFile
 
 MAX_BYTES = 4_000_000
 """The parse tree of 10 MB takes 1 GB and 12 s (measured); a file of that size is data and not schema."""
 
 _PLACEHOLDER = re.compile(r"\$\{[^}\s]+\}")
-_VERSIONED = re.compile(r"V(?P<version>\d+(?:[._]\d+)*)(?:__.*)?\.sql", re.IGNORECASE)
-_REPEATABLE = re.compile(r"R__.*\.sql", re.IGNORECASE)
-_UNDO = re.compile(r"U\d.*__.*\.sql")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +34,69 @@ class Script:
     allowances: tuple[Allowance, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The files of a call in the order in which they run, and those of its folders that Flyway passes over."""
+
+    scripts: tuple[Script, ...]
+    passed_over: tuple[Ignored, ...] = ()
+
+
+def read_scripts(paths: Iterable[Path], history: Sequence[Applied] = ()) -> Reading:
+    """Read files, and of a folder what Flyway would run next, given the ``history`` of a database.
+
+    A file below the latest version that was run is read too: whether it runs is a setting of the project's. A folder
+    without any file of Flyway's stands for its ``.sql`` files, by name. Raises `SpecError` for what is not there, for a
+    folder without SQL, and whatever `read_script` and `read_folder` raise.
+    """
+    scripts: list[Script] = []
+    passed_over: list[Ignored] = []
+    for path in paths:
+        if not path.is_dir():
+            scripts.append(read_script(path))
+            continue
+        found = read_folder(path)
+        if not found.migrations:
+            scripts.extend(read_script(item) for item in _sql_files(path))
+            continue
+        passed_over.extend(found.ignored)
+        passed_over.extend(
+            Ignored(item, "a callback, which Flyway runs around its own work") for item in found.callbacks
+        )
+        for migration in judge(found, history, Settings(out_of_order=True)).pending():
+            if migration.type == "SCRIPT":
+                passed_over.append(Ignored(migration.path, "a program: only SQL can be looked into"))
+            else:
+                _refuse_long(migration.path)
+                scripts.append(script(migration.text, str(migration.path), migration.script_settings))
+    return Reading(tuple(scripts), tuple(passed_over))
+
+
+def _sql_files(folder: Path) -> tuple[Path, ...]:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".sql")
+    if not found:
+        raise SpecError(f"{folder}: there is no .sql file in this folder.")
+    return tuple(found)
+
+
 def read_script(path: Path) -> Script:
-    """Read a file. Raises `SpecError`, which names the file, and the line where there is one."""
-    return script(_limited(path), str(path), told=_told(path.with_name(f"{path.name}.conf")))
+    """Read a file, as Flyway would if the name is one of its. Raises `SpecError` with the file, and the line."""
+    if not path.exists():
+        raise SpecError(f"There is no file {str(path)!r}.", remedy="Give the path of a .sql file, or of a folder.")
+    _refuse_long(path)
+    if not is_flyway_name(path.name):
+        return script(read_text(path), str(path))
+    beside = path.with_name(f"{path.name}.conf")
+    text, settings = read_sql(path, beside if beside.is_file() else None, Settings())
+    return script(text, str(path), settings)
 
 
-def script(text: str, source: str, *, told: bool | None = None) -> Script:
+def script(text: str, source: str, settings: ScriptSettings = ScriptSettings()) -> Script:  # noqa: B008 - frozen
     """Split and classify a text. Raises `SpecError` for what is not SQL, and for placeholders that are not replaced."""
+    text = text.replace("\r\n", "\n")
     statements = read_statements(text, source=source)
-    placeholder = _PLACEHOLDER.search(_without_comments(text)) if "${" in text else None
+    replaces = settings.placeholder_replacement is not False
+    placeholder = _PLACEHOLDER.search(_without_comments(text)) if replaces and "${" in text else None
     if placeholder:
         line = text.count("\n", 0, placeholder.start()) + 1
         column = placeholder.start() - text.rfind("\n", 0, placeholder.start())
@@ -49,69 +107,21 @@ def script(text: str, source: str, *, told: bool | None = None) -> Script:
             remedy="Placeholders like ${name} are not replaced: write the value.",
         )
     noted = allowances(text, parser.parse(text)) if "lockstep:allow" in text.lower() else ()
-    return Script(SourceFile(source, text, statements, told), noted)
-
-
-def sql_files(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """Return the files of a call in the order in which they run; a folder stands for the ``.sql`` files in it.
-
-    In a folder Flyway's versioned files come first, by version, then its repeatable ones, then others by name; undo
-    scripts are left out. Raises `SpecError` for what is not there, and for a folder without SQL.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = [item for item in path.rglob("*") if item.suffix.lower() == ".sql" and not _UNDO.match(item.name)]
-            if not inside:
-                raise SpecError(f"{path}: there is no .sql file in this folder.")
-            found.extend(sorted(inside, key=_order))
-        elif path.exists():
-            found.append(path)
-        else:
-            raise SpecError(f"There is no file {str(path)!r}.", remedy="Give the path of a .sql file, or of a folder.")
-    return tuple(found)
-
-
-def _order(path: Path) -> tuple[int, tuple[int, ...], str]:
-    versioned = _VERSIONED.fullmatch(path.name)
-    if versioned:
-        numbers = [int(part) for part in re.split(r"[._]", versioned["version"])]
-        while len(numbers) > 1 and numbers[-1] == 0:
-            del numbers[-1]
-        return 0, tuple(numbers), path.name
-    return (1 if _REPEATABLE.fullmatch(path.name) else 2), (), str(path)
+    return Script(SourceFile(source, text, statements, settings), noted)
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8, with or without a byte order mark. Raises `SpecError`."""
-    try:
-        content = path.read_bytes()
-        return content.decode("utf-8-sig").replace("\r\n", "\n")
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise SpecError(
-            f"{path}, line {line}: is not UTF-8 (byte {error.start}).", remedy="Save the file as UTF-8."
-        ) from None
+    """Return the text of a file in UTF-8, without the byte order mark that it may begin with. Raises `SpecError`."""
+    return without_mark(decoded(path, remedy="Save the file as UTF-8."))
 
 
-def _limited(path: Path) -> str:
+def _refuse_long(path: Path) -> None:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise SpecError(
             f"{path}: {size / 1e6:.0f} MB of SQL, and at most {MAX_BYTES / 1e6:.0f} MB are read.",
             remedy="Schema changes are not that long: load data apart from them, e.g. with COPY.",
         )
-    return read_text(path)
-
-
-def _told(configuration: Path) -> bool | None:
-    """Return ``executeInTransaction`` of a Flyway script configuration, None where it is not said."""
-    if not configuration.is_file():
-        return None
-    said = re.search(r"^\s*executeInTransaction\s*=\s*(true|false)\s*$", read_text(configuration), re.MULTILINE)
-    return said[1] == "true" if said else None
 
 
 def _without_comments(text: str) -> str:

@@ -6,24 +6,17 @@ versioned file of the others needs ``executeInTransaction=false`` in its ``.conf
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePath
 from typing import Literal
 
-from tasks.planning import parser
+from tasks.planning.flyway.names import is_flyway_name
+from tasks.planning.flyway.script_settings import ScriptSettings
+from tasks.planning.flyway.settings import Settings
+from tasks.planning.flyway.transactions import Way, way
+from tasks.planning.outside import runs_outside, words
 from tasks.planning.statements import Statement
-
-_FLYWAY_FILE = re.compile(r"(?:[VBU]\d[\d._]*?(?:__.*)?|R__.*)\.(?i:sql)")
-"""Prefixes are told by their case, the ending is not."""
-
-_ALWAYS_OUTSIDE = frozenset(
-    {
-        "create_database", "drop_database", "create_table_space", "drop_table_space", "alter_system",
-        "create_subscription", "alter_subscription", "drop_subscription", "vacuum",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,74 +26,49 @@ class SourceFile:
     name: str
     text: str
     statements: tuple[Statement, ...]
-    told: bool | None = None
-    """``executeInTransaction`` of the file's ``.conf``; None where there is none."""
-
-    @cached_property
-    def offsets(self) -> tuple[int, ...]:
-        """Where each statement begins in the text, in characters from 0."""
-        found: list[int] = []
-        cursor, line, start = 0, 1, 0
-        for statement in self.statements:
-            while line < statement.line:
-                start = self.text.index("\n", start) + 1
-                line += 1
-            offset = self.text.find(statement.sql, max(cursor, start))
-            found.append(offset if offset >= 0 else max(cursor, start))
-            cursor = found[-1] + len(statement.sql)
-        return tuple(found)
+    script_settings: ScriptSettings = field(default_factory=ScriptSettings)
+    """Those of the ``.conf`` beside a file of Flyway's."""
 
     def place(self, position: int, inside: int = 0) -> tuple[int, int]:
         """Return line and column, from 1, of a character of the statement at ``position``."""
-        offset = min(self.offsets[position] + inside, len(self.text))
-        line = self.text.count("\n", 0, offset) + 1
-        return line, offset - self.text.rfind("\n", 0, offset)
+        statement = self.statements[position]
+        before = statement.sql[:inside]
+        if "\n" in before:
+            return statement.line + before.count("\n"), inside - before.rfind("\n")
+        return statement.line, statement.column + inside
 
-    @property
+    @cached_property
     def is_flyway(self) -> bool:
         """Whether the name is one that Flyway would run."""
-        return _FLYWAY_FILE.fullmatch(PurePath(self.name).name) is not None
+        return is_flyway_name(PurePath(self.name).name)
 
-    @property
+    @cached_property
     def is_transaction(self) -> bool:
         """Whether the file runs in a transaction that it did not write itself."""
-        if self.told is not None:
-            return self.told
-        return not any(self._runs_outside(statement) for statement in self.statements)
+        if self.is_flyway:
+            return self._way.in_transaction
+        return not any(runs_outside(statement) for statement in self.statements)
 
-    @property
-    def is_mixed(self) -> bool:
-        """Whether statements of both kinds are in the file, which Flyway refuses unless it is told ``mixed``."""
-        kinds = {runs_outside(item) for item in self.statements if item.kind not in ("transaction", "set")}
-        return len(kinds) > 1
+    def beside(self, position: int) -> int | None:
+        """Return the line of a statement that bars this one from the file: one runs inside a transaction, one cannot.
 
-    def _runs_outside(self, statement: Statement) -> bool:
-        return is_seen_by_flyway(statement) if self.is_flyway else runs_outside(statement)
+        None for a statement that may be in a transaction, and for files that are run in spite of it.
+        """
+        return self._inside_line if runs_outside(self.statements[position]) else None
 
+    @cached_property
+    def _inside_line(self) -> int | None:
+        if self.is_flyway:
+            return None if self._way.mixture is None else self._way.mixture.inside_line
+        return next((item.line for item in self.statements if _belongs_inside(item)), None)
 
-def runs_outside(statement: Statement) -> bool:
-    """Whether the server refuses the statement inside a transaction."""
-    if statement.kind == "reindex":
-        words = _words(statement)
-        return "CONCURRENTLY" in words or is_seen_by_flyway(statement)
-    return is_seen_by_flyway(statement) or (statement.concurrent and statement.kind == "alter_table")
-
-
-def is_seen_by_flyway(statement: Statement) -> bool:
-    """Whether Flyway knows by itself that the statement must run outside a transaction."""
-    match statement.kind:
-        case "create_index" | "drop_index":
-            return statement.concurrent
-        case "reindex":
-            return bool({"SCHEMA", "DATABASE", "SYSTEM"} & set(_words(statement)))
-        case "discard":
-            return "ALL" in _words(statement)
-        case kind:
-            return kind in _ALWAYS_OUTSIDE
+    @cached_property
+    def _way(self) -> Way:
+        return way(self.text, self.script_settings, Settings())
 
 
-def _words(statement: Statement) -> tuple[str, ...]:
-    return tuple(token.word for token in parser.tokens(statement.sql))
+def _belongs_inside(statement: Statement) -> bool:
+    return statement.kind not in ("transaction", "set", "show") and not runs_outside(statement)
 
 
 # ------------------------------------------------------------------------------------------------ transactions
@@ -122,12 +90,12 @@ def control(statement: Statement) -> Control | None:
     """Return what a transaction command does; SAVEPOINT, RELEASE and ROLLBACK TO are ``savepoint``."""
     if statement.kind != "transaction":
         return None
-    words = _words(statement)
-    match words[0]:
+    found = words(statement)
+    match found[0]:
         case "BEGIN" | "START":
             return "begin"
         case "ROLLBACK" | "ABORT":
-            return "savepoint" if "TO" in words else "rollback"
+            return "savepoint" if "TO" in found else "rollback"
         case "SAVEPOINT" | "RELEASE":
             return "savepoint"
         case _:
@@ -144,7 +112,7 @@ def units(file: SourceFile) -> tuple[Unit, ...]:
         if word in ("commit", "rollback"):
             found.append(Unit((*inside, position), in_transaction=True, committed=word == "commit"))
             inside = []
-            written = "CHAIN" in _words(statement)
+            written = "CHAIN" in words(statement)
         elif word is not None or written or file.is_transaction:
             inside.append(position)
             written = written or word == "begin"

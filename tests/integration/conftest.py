@@ -11,6 +11,7 @@ from tasks.database.clone import scratch_server
 from tasks.database.connection import Target
 from tests.conftest import server_major
 from tests.integration.notes import SCHEMA, execute
+from tests.integration.real_flyway import RealFlyway, real_flyway
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,6 +19,13 @@ def planner_server() -> Iterator[None]:
     """The planner's embedded server, kept running from plan to plan."""
     with scratch_server(server_major()):
         yield
+
+
+@pytest.fixture(scope="session")
+def flyway() -> Iterator[RealFlyway]:
+    """The real Flyway, in one JVM for all tests."""
+    with real_flyway() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The real Flyway, as Spring Boot starts it: its libraries from Maven Central, called through a small console in Java.
 
-One JVM answers all commands of a test module. The libraries are fetched once and stay in a temporary folder.
+The libraries are fetched once and stay in a temporary folder.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ from psycopg.conninfo import make_conninfo
 
 from flows.cli import run_cli
 from tasks.database.connection import Target
+from tasks.planning.flyway.checksum import checksum
 from tests.conftest import DRINK_WATER
+from tests.integration.beside_flyway import HISTORY
 
 SCHEMA = DRINK_WATER / "schema.sql"
 
@@ -62,6 +64,26 @@ def test_a_flyway_folder_is_looked_at_as_a_whole(tmp_path: Path, capsys: pytest.
     assert statements[1]["locks"] == {"public.water_intake": "RowExclusiveLock"}
     assert statements[1]["held"] == {"public.water_intake": "AccessExclusiveLock"}
     assert "data-change-after-lock" in found(statements[1])
+
+
+def test_of_a_folder_only_what_the_database_has_not_run_is_looked_at(
+    drink_water: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "ALTER TABLE users ADD COLUMN born date;"
+    files(tmp_path, V1__born=text, V2__name="ALTER TABLE users DROP COLUMN full_name;", notes="SELECT 1")
+    with psycopg.connect(drink_water.conninfo, autocommit=True) as connection:
+        connection.execute(text.encode())
+        connection.execute(HISTORY)
+        connection.execute(
+            "INSERT INTO flyway_schema_history VALUES (1, '1', 'born', 'SQL', 'V1__born.sql', %s, 'x', now(), 1, true)",
+            (checksum(text),),
+        )
+    monkeypatch.setitem(os.environ, "LOCKSTEP_WATER_URL", drink_water.conninfo)
+    assert run_cli(["lint", str(tmp_path), "--database", "water"]) == 1
+    printed = capsys.readouterr()
+    assert "V2__name.sql:1  DANGEROUS" in printed.out
+    assert "V1__born" not in printed.out
+    assert "notes.sql: passed over, it begins with no prefix that Flyway knows" in printed.err.replace("\n", " ")
 
 
 def test_a_person_reads_what_it_does_and_for_how_long(
@@ -157,6 +179,14 @@ def test_both_kinds_of_statement_in_one_file_are_exit_code_2(
     code, statements = document(capsys, *files(tmp_path, V1__mixed=text), "--schema", str(SCHEMA))
     assert code == 2
     assert "concurrently-in-transaction" in found(statements[1])
+    text = "SET lock_timeout = '1s';\nCREATE INDEX CONCURRENTLY users_name ON users (full_name);"
+    code, statements = document(capsys, *files(tmp_path, V2__set=text), "--schema", str(SCHEMA))
+    assert code == 2, "Flyway refuses to mix even these"
+    assert "concurrently-in-transaction" in found(statements[1])
+    (tmp_path / "V2__set.sql.conf").write_text("executeInTransaction=false")
+    code, statements = document(capsys, str(tmp_path / "V2__set.sql"), "--schema", str(SCHEMA))
+    assert code == 0
+    assert [item["in_transaction"] for item in statements] == [False, False]
     text = "BEGIN;\nCREATE INDEX CONCURRENTLY users_name ON users (full_name);\nCOMMIT;"
     code, statements = document(capsys, *files(tmp_path, inside=text), "--schema", str(SCHEMA))
     assert code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -15,6 +16,7 @@ from tasks.database.statement_trace import FilesTrace, Scratch, trace_files
 from tasks.planning.catalog import Catalog
 from tasks.planning.change import ColumnAdded, ConstraintAdded, GrantsChanged, IndexAdded, TableAdded, TableRenamed
 from tasks.planning.facts import StatementFacts
+from tasks.planning.flyway.script_settings import ScriptSettings
 from tasks.planning.meaning import changes
 from tasks.planning.names import TableName
 from tasks.planning.statements import read_statements
@@ -232,7 +234,7 @@ def test_what_flyway_does_not_know_to_run_outside_is_refused_in_its_files(scratc
     assert facts.refused is not None
     assert "transaction block" in facts.refused.message
     assert "V3__reindex.sql.conf" in (facts.refused.hint or "")
-    told = SourceFile("V3__reindex.sql", text, read_statements(text, source="V3__reindex.sql"), told=False)
+    told = replace(source(text, "V3__reindex.sql"), script_settings=ScriptSettings(execute_in_transaction=False))
     (facts,) = trace_files([told], scratch_schema, SETTINGS).facts
     assert facts.refused is None
 

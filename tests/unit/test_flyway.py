@@ -1,4 +1,4 @@
-"""Flyway's rules, one by one; tests/integration/test_flyway.py holds all of them against the real Flyway."""
+"""Flyway's rules, one by one; tests/integration/test_flyway_*.py hold all of them against the real one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.planning.errors import SpecError, Unsupported
-from tasks.planning.flyway.checksum import checksum
+from tasks.planning.flyway.checksum import checksum, without_mark
 from tasks.planning.flyway.folder import read_folder
 from tasks.planning.flyway.history import Applied, State, judge
 from tasks.planning.flyway.names import Misnamed, ScriptName, read_name
@@ -117,12 +117,13 @@ class TestChecksum:
 
     def test_line_ends_and_the_mark_do_not_count(self) -> None:
         expected = checksum("a\nb\n")
-        for text in ("a\r\nb\r\n", "a\rb", "ab", "\ufeffa\nb", "\n\na\n\nb"):
+        for text in ("a\r\nb\r\n", "a\rb", "ab", without_mark("\ufeffa\nb"), "\n\na\n\nb"):
             assert checksum(text) == expected
-        assert checksum("") == checksum("\ufeff") == 0
+        assert checksum("") == checksum(without_mark("\ufeff")) == 0
 
     @pytest.mark.parametrize(
-        "text", ["a\u2028b", "a\x0bb", "a\x0cb", "a\x1cb", "a\x85b", "a b", "\ufeff\ufeffab", "\n\ufeffab"]
+        "text",
+        ["a\u2028b", "a\x0bb", "a\x0cb", "a\x1cb", "a\x85b", "a b", without_mark("\ufeff\ufeffab"), "\n\ufeffab"],
     )
     def test_everything_else_counts(self, text: str) -> None:
         assert checksum(text) != checksum("ab")
@@ -225,22 +226,6 @@ class TestTransactions:
         assert not runs_inside(text, settings=Settings(execute_in_transaction=False))
         assert not runs_inside(text, ScriptSettings(execute_in_transaction=False))
 
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "REINDEX INDEX CONCURRENTLY i", "REINDEX (VERBOSE, CONCURRENTLY) TABLE t", "CLUSTER",
-            "ALTER TABLE p DETACH PARTITION c CONCURRENTLY", "ALTER DATABASE d SET TABLESPACE s",
-        ],
-    )  # fmt: skip
-    def test_what_flyway_does_not_detect_is_refused_by_name(self, text: str) -> None:
-        with pytest.raises(SpecError, match=r"V1__x\.sql, line 2: Flyway runs this file in a transaction"):
-            runs_inside(f"SELECT 1;\n{text};")
-        assert not runs_inside(text, ScriptSettings(execute_in_transaction=False))
-
-    def test_a_vacuum_that_is_told_to_run_inside(self) -> None:
-        with pytest.raises(SpecError, match="PostgreSQL refuses VACUUM T"):
-            runs_inside("VACUUM t", ScriptSettings(execute_in_transaction=True))
-
 
 class TestFolder:
     def test_what_is_read_and_what_is_passed_over(self, tmp_path: Path) -> None:
@@ -293,6 +278,27 @@ class TestHistory:
         assert (first.text, first.checksum) == ("GRANT x TO app;\r\n", checksum("GRANT x TO ${who};"))
         assert (first.in_transaction, second.in_transaction) == (True, False)
         assert (third.version, third.script) == (None, "R__v.sql")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "REINDEX INDEX CONCURRENTLY i", "REINDEX (VERBOSE, CONCURRENTLY) TABLE t", "CLUSTER", "CLUSTER VERBOSE",
+            "ALTER TABLE p DETACH PARTITION c CONCURRENTLY", "ALTER DATABASE d SET TABLESPACE s",
+        ],
+    )  # fmt: skip
+    def test_what_flyway_does_not_know_to_run_outside_is_refused_by_name(self, tmp_path: Path, text: str) -> None:
+        write(tmp_path, V1__x=f"SELECT 1;\n{text};")
+        with pytest.raises(SpecError, match=r"V1__x\.sql, line 2: Flyway runs this file in a transaction"):
+            pending_files(judge(read_folder(tmp_path), ()))
+        (tmp_path / "V1__x.sql.conf").write_text("executeInTransaction=false")
+        (file,) = pending_files(judge(read_folder(tmp_path), ()))
+        assert not file.in_transaction
+
+    def test_a_vacuum_that_is_told_to_run_inside(self, tmp_path: Path) -> None:
+        write(tmp_path, V1__x="VACUUM t")
+        (tmp_path / "V1__x.sql.conf").write_text("executeInTransaction=true")
+        with pytest.raises(SpecError, match="PostgreSQL refuses VACUUM t"):
+            pending_files(judge(read_folder(tmp_path), ()))
 
     def test_applied_pending_and_out_of_order(self, tmp_path: Path) -> None:
         folder = read_folder(write(tmp_path, V1__a="a", V2__b="b", V3__c="c", V4__d="d"))

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from tasks.planning.errors import SpecError
-from tasks.planning.script import MAX_BYTES, read_script, script, sql_files
+from tasks.planning.flyway.checksum import checksum
+from tasks.planning.flyway.history import Applied
+from tasks.planning.flyway.versions import parse_version
+from tasks.planning.script import MAX_BYTES, Reading, read_script, read_scripts, script
 
 KINDS = """
 INSERT INTO t SELECT 1; SELECT 1; DO $$ BEGIN NULL; END $$; VACUUM FULL t; SET lock_timeout = '1s'; TRUNCATE t;
@@ -79,29 +82,62 @@ def test_a_file_of_ten_megabytes_is_refused_and_one_of_one_is_read(tmp_path: Pat
     assert len(read_script(tmp_path / "long.sql").file.statements) == 1
 
 
-def test_a_folder_is_read_in_flyways_order(tmp_path: Path) -> None:
-    names = ("V10__c.sql", "V2__b.sql", "V1.1__a.sql", "R__view.sql", "other.sql", "U2__b.sql", "V2_0_1__x.SQL", "n")
-    for name in names:
+def names(reading: Reading) -> list[str]:
+    return [Path(item.file.name).name for item in reading.scripts]
+
+
+def test_a_folder_is_read_as_flyway_would_run_it(tmp_path: Path) -> None:
+    written = ("V10__c.sql", "V2__b.sql", "V1.1__a.sql", "R__view.sql", "other.sql", "U2__b.sql", "V2_0_1__x.SQL", "n")
+    passed = ("v3__lower.sql", "afterMigrate.sql", "V4__run.sh")
+    (tmp_path / ".hidden").mkdir()
+    for name in (*written, *passed, ".hidden/V5__not_seen.sql"):
         (tmp_path / name).write_text("SELECT 1")
-    found = sql_files([tmp_path, tmp_path / "U2__b.sql"])
-    assert [path.name for path in found] == [
-        "V1.1__a.sql", "V2__b.sql", "V2_0_1__x.SQL", "V10__c.sql", "R__view.sql", "other.sql", "U2__b.sql",
+    reading = read_scripts([tmp_path, tmp_path / "U2__b.sql"])
+    assert names(reading) == [
+        "V1.1__a.sql", "V2__b.sql", "V2_0_1__x.SQL", "V10__c.sql", "R__view.sql", "U2__b.sql",
     ]  # fmt: skip
+    assert {item.path.name for item in reading.passed_over} == {"other.sql", "U2__b.sql", *passed}
+    (tmp_path / "V02__again.sql").write_text("SELECT 1")
+    with pytest.raises(SpecError, match="Two files have the version"):
+        read_scripts([tmp_path])
 
 
-def test_a_script_configuration_says_whether_the_file_is_a_transaction(tmp_path: Path) -> None:
+def test_a_folder_without_a_file_of_flyways_is_read_by_name(tmp_path: Path) -> None:
+    for name in ("b.sql", "a.SQL", "c.txt"):
+        (tmp_path / name).write_text("SELECT 1")
+    assert names(read_scripts([tmp_path])) == ["a.SQL", "b.sql"]
+
+
+def test_of_a_folder_what_a_database_has_is_not_read_again(tmp_path: Path) -> None:
+    for name in ("V1__a.sql", "V2__late.sql", "V3__c.sql", "V4__d.sql", "R__view.sql"):
+        (tmp_path / name).write_text("SELECT 1")
+    run = tuple(
+        Applied(rank, parse_version(number), name, "SQL", f"V{number}__{name}.sql", checksum("SELECT 1"), True)
+        for rank, number, name in ((1, "1", "a"), (2, "3", "c"))
+    )
+    assert names(read_scripts([tmp_path], run)) == ["V2__late.sql", "V4__d.sql", "R__view.sql"]
+
+
+def test_a_script_configuration_is_read_as_flyway_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "V1__a.sql"
     path.write_text("REINDEX TABLE CONCURRENTLY t")
     assert read_script(path).file.is_transaction, "Flyway does not see it"
-    (tmp_path / "V1__a.sql.conf").write_text("encoding=UTF-8\nexecuteInTransaction=false\n")
-    assert not read_script(path).file.is_transaction
+    own = tmp_path / "V1__a.sql.conf"
+    own.write_text("encoding=ISO-8859-1\nexecuteInTransaction : False\nplaceholderReplacement=false")
+    path.write_bytes("SELECT 'größe ${x}'".encode("latin-1"))
+    for (found,) in ([read_script(path)], read_scripts([tmp_path]).scripts):
+        assert found.file.text == "SELECT 'größe ${x}'"
+        assert not found.file.is_transaction
+    own.write_text("color=red")
+    with pytest.raises(SpecError, match="color is not a setting of a script"):
+        read_script(path)
 
 
 def test_a_folder_without_sql_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no \\.sql file in this folder"):
-        sql_files([tmp_path])
+        read_scripts([tmp_path])
     with pytest.raises(SpecError, match="There is no file"):
-        sql_files([tmp_path / "missing.sql"])
+        read_scripts([tmp_path / "missing.sql"])
 
 
 ALLOWED = """

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.planning.flyway.script_settings import ScriptSettings
+from tasks.planning.outside import runs_outside
 from tasks.planning.statements import read_statements
-from tasks.planning.transactions import SourceFile, is_seen_by_flyway, runs_outside, units
+from tasks.planning.transactions import SourceFile, units
 
 
 def source(text: str, name: str = "change.sql", *, told: bool | None = None) -> SourceFile:
-    return SourceFile(name, text, read_statements(text, source=name), told)
+    """A file of which the ``.conf`` says ``executeInTransaction``."""
+    return SourceFile(name, text, read_statements(text, source=name), ScriptSettings(execute_in_transaction=told))
 
 
 def divided(file: SourceFile) -> list[tuple[int, ...]]:
@@ -32,7 +35,14 @@ def divided(file: SourceFile) -> list[tuple[int, ...]]:
         ("ALTER TABLE p DETACH PARTITION q", False, False),
         ("REFRESH MATERIALIZED VIEW CONCURRENTLY m", False, False),
         ("CREATE DATABASE d", True, True),
+        ("ALTER DATABASE d SET TABLESPACE s", True, False),
+        ("ALTER DATABASE d SET work_mem = '1GB'", False, False),
         ("ALTER SYSTEM SET work_mem = '1GB'", True, True),
+        ("CLUSTER", True, False),
+        ("CLUSTER t USING i", False, False),
+        ("REINDEX TABLE system", False, False),
+        ("ALTER SUBSCRIPTION s REFRESH PUBLICATION", True, False),
+        ("ALTER SUBSCRIPTION s DISABLE", False, False),
         ("CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p", True, True),
         ("DISCARD ALL", True, True),
         ("DISCARD PLANS", False, False),
@@ -40,7 +50,9 @@ def divided(file: SourceFile) -> list[tuple[int, ...]]:
 )
 def test_what_runs_outside_a_transaction_and_what_flyway_sees(statement: str, outside: bool, flyway: bool) -> None:
     (parsed,) = read_statements(statement, source="s")
-    assert (runs_outside(parsed), is_seen_by_flyway(parsed)) == (outside, flyway)
+    assert runs_outside(parsed) is outside
+    assert source(statement).is_transaction is not outside
+    assert source(statement, "V1__a.sql").is_transaction is not flyway
 
 
 def test_a_file_is_one_transaction() -> None:
@@ -52,8 +64,17 @@ def test_a_file_with_a_statement_that_cannot_be_in_one_is_none() -> None:
     file = source("SET lock_timeout = '1s'; CREATE INDEX CONCURRENTLY i ON t (a); CREATE TABLE b ()")
     assert divided(file) == [(0,), (1,), (2,)]
     assert not any(unit.in_transaction for unit in units(file))
-    assert file.is_mixed
-    assert not source("SET lock_timeout = '1s'; CREATE INDEX CONCURRENTLY i ON t (a)").is_mixed
+    assert [file.beside(position) for position in range(3)] == [None, 1, None]
+    assert source("SET lock_timeout = '1s'; CREATE INDEX CONCURRENTLY i ON t (a)").beside(1) is None
+
+
+def test_what_flyway_refuses_to_run_from_one_file() -> None:
+    build = "CREATE INDEX CONCURRENTLY i ON t (a)"
+    for beside in ("SET lock_timeout = '1s'", "CREATE TABLE b ()", "REINDEX TABLE CONCURRENTLY t"):
+        assert source(f"SELECT 1;\n{beside};\n{build}", "V1__a.sql").beside(2) == 1
+        assert source(f"{build};\n{beside}", "V1__a.sql").beside(0) == 2
+        assert source(f"{beside};\n{build}", "V1__a.sql", told=False).beside(1) is None, "Flyway is told to run it"
+    assert source(f"{build};\nDROP INDEX CONCURRENTLY j", "V1__a.sql").beside(0) is None
 
 
 def test_flyway_s_own_rule_holds_for_flyway_s_files_and_its_conf_decides() -> None:
@@ -61,7 +82,7 @@ def test_flyway_s_own_rule_holds_for_flyway_s_files_and_its_conf_decides() -> No
     assert not source(text).is_transaction
     for name in ("V1__a.sql", "db/V1_2__a.sql", "R__a.sql", "V7.sql", "B3__base.sql", "V1.1__a.SQL"):
         assert source(text, name).is_transaction, name
-    for name in ("Version1__a.sql", "v1__a.sql", "V1_a.sql", "R1.sql"):
+    for name in ("Version1__a.sql", "v1__a.sql", "V1_a.sql", "R1.sql", "V1__a.txt", "U1__a.sql"):
         assert not source(text, name).is_transaction, name
     assert not source(text, "V1__a.sql", told=False).is_transaction
     assert source("VACUUM t", "V1__a.sql", told=True).is_transaction

@@ -9,8 +9,6 @@ from tasks.planning.findings.moment import Moment
 from tasks.planning.findings.rows import is_unbatched
 from tasks.planning.findings.rule import Hit, Rule
 from tasks.planning.names import display
-from tasks.planning.statements import Statement
-from tasks.planning.transactions import runs_outside
 
 DATA_KINDS = frozenset({"update", "delete", "insert", "merge", "copy", "create_table_as"})
 _IN_TRANSACTION = "25001"
@@ -61,14 +59,8 @@ def _mixed(moment: Moment) -> Iterator[Hit]:
     if moment.now.refused is not None:
         if moment.now.refused.sqlstate == _IN_TRANSACTION:
             yield Hit(f"PostgreSQL refuses it: {moment.now.refused.message}.")
-    elif runs_outside(moment.now.statement):
-        other = next((item.statement for item in moment.file if _belongs_inside(item.statement)), None)
-        if other is not None:
-            yield Hit(f"It cannot run inside a transaction, and line {other.line} of its file belongs into one.")
-
-
-def _belongs_inside(statement: Statement) -> bool:
-    return statement.kind not in ("transaction", "set", "show") and not runs_outside(statement)
+    elif moment.now.beside is not None:
+        yield Hit(f"It cannot run inside a transaction, and line {moment.now.beside} of its file belongs into one.")
 
 
 def _sets(moment: Moment, setting: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,6 +15,7 @@ from tasks.planning.flyway.placeholders import own_values, replaced
 from tasks.planning.flyway.script_settings import ScriptSettings, read_script_settings
 from tasks.planning.flyway.settings import Settings
 from tasks.planning.flyway.versions import Version
+from tasks.planning.text_files import decoded
 
 MigrationType = Literal["SQL", "SQL_BASELINE", "SCRIPT"]
 
@@ -114,17 +114,14 @@ def _read(name: str, settings: Settings) -> ScriptName | Misnamed | None:
 
 def _migration(path: Path, script: str, name: ScriptName, own: Path | None, settings: Settings) -> Migration:
     sql = has_suffix(path.name, settings.sql_migration_suffixes)
-    script_settings = ScriptSettings()
-    if sql and own is not None:
-        script_settings = read_script_settings(_decoded(own, settings.encoding), source=str(own))
-    text = _decoded(path, script_settings.encoding or settings.encoding)
+    text, script_settings = read_sql(path, own if sql else None, settings)
     migration = Migration(
         path=path,
         script=script,
         type="SQL_BASELINE" if name.kind == "baseline" else "SQL" if sql else "SCRIPT",
         version=name.version,
         description=name.description,
-        text=without_mark(text),
+        text=text,
         checksum=checksum(text),
         plain_checksum=checksum(text),
         script_settings=script_settings,
@@ -132,6 +129,17 @@ def _migration(path: Path, script: str, name: ScriptName, own: Path | None, sett
     if sql and name.kind == "repeatable":
         return replace(migration, checksum=checksum(final_text(migration, settings)))
     return migration
+
+
+def read_sql(path: Path, own: Path | None, settings: Settings) -> tuple[str, ScriptSettings]:
+    """Return a file's text, without a byte order mark, and what its own settings say, where it has a file of them.
+
+    Raises `SpecError`, and `Unsupported` for settings of the paid editions.
+    """
+    script_settings = ScriptSettings()
+    if own is not None:
+        script_settings = read_script_settings(_decoded(own, settings.encoding), source=str(own))
+    return without_mark(_decoded(path, script_settings.encoding or settings.encoding)), script_settings
 
 
 def final_text(migration: Migration, settings: Settings) -> str:
@@ -147,21 +155,8 @@ def final_text(migration: Migration, settings: Settings) -> str:
 
 
 def _decoded(path: Path, encoding: str) -> str:
-    try:
-        codec = codecs.lookup(encoding)
-    except LookupError:
-        raise SpecError(f"{path}: the encoding {encoding!r} is not known.") from None
-    try:
-        content = path.read_bytes()
-        return codec.decode(content)[0]
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise SpecError(
-            f"{path}, line {line}: is not {encoding} (byte {error.start}).",
-            remedy=f"Flyway fails here too. Save the file as {encoding}, or say encoding=… in {path.name}.conf.",
-        ) from None
+    remedy = f"Flyway fails here too. Save the file as {encoding}, or say encoding=… in {path.name}.conf."
+    return decoded(path, encoding, remedy=remedy)
 
 
 def _order(migration: Migration) -> tuple[bool, Version, str]:

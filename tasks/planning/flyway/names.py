@@ -86,6 +86,12 @@ def read_name(name: str, settings: Settings, suffixes: Sequence[str] | None = No
     return ScriptName(kind, version, description)
 
 
+def is_flyway_name(name: str) -> bool:
+    """Whether Flyway, with the settings that it has by itself, would run a file of SQL with this name."""
+    settings = Settings()
+    return has_suffix(name, settings.sql_migration_suffixes) and isinstance(read_name(name, settings), ScriptName)
+
+
 def has_suffix(name: str, suffixes: Sequence[str]) -> bool:
     """Whether a name ends in one of these, in whatever case, and is more than that."""
     return any(name.upper().endswith(suffix.upper()) and len(name) > len(suffix) for suffix in suffixes)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.planning.errors import Unsupported
+from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.flyway.folder import Migration, final_text
 from tasks.planning.flyway.history import Judgement
 from tasks.planning.flyway.settings import Settings
 from tasks.planning.flyway.transactions import in_transaction
 from tasks.planning.flyway.versions import Version
+from tasks.planning.outside import runs_outside
+from tasks.planning.statements import read_statements
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,8 @@ def pending_files(judgement: Judgement, settings: Settings = Settings()) -> tupl
     """Return what is pending, in the order in which Flyway would run it.
 
     Whether it would run anything at all is `validation.stops_migrate`'s to say. Raises `SpecError` for placeholders
-    without a value and for a file that Flyway would not run as it stands (see `transactions.in_transaction`), and
-    `Unsupported` for programs.
+    without a value, for a file that Flyway refuses (see `transactions.in_transaction`) and for one that it takes into a
+    transaction where PostgreSQL refuses it, and `Unsupported` for programs.
     """
     return tuple(_pending_file(migration, settings) for migration in judgement.pending())
 
@@ -46,12 +48,31 @@ def _pending_file(migration: Migration, settings: Settings) -> PendingFile:
             instead="Only SQL can be looked into. Write it as SQL, or let Flyway run it first.",
         )
     text = final_text(migration, settings)
+    inside = in_transaction(text, migration.script_settings, settings, source=str(migration.path))
+    if inside:
+        _refuse_unfit(text, str(migration.path))
     return PendingFile(
         path=migration.path,
         version=migration.version,
         description=migration.description,
         checksum=migration.checksum,
         text=text,
-        in_transaction=in_transaction(text, migration.script_settings, settings, source=str(migration.path)),
+        in_transaction=inside,
         script=migration.script,
     )
+
+
+def _refuse_unfit(text: str, source: str) -> None:
+    """Refuse what PostgreSQL does not run in a transaction, and would therefore fail under Flyway."""
+    try:
+        statements = read_statements(text, source=source)
+    except SpecError:
+        return  # empty, or no SQL alone (COPY with its data): whoever plans the file refuses it with its place
+    unfit = next((statement for statement in statements if runs_outside(statement)), None)
+    if unfit is not None:
+        raise SpecError(
+            f"{source}, line {unfit.line}: Flyway runs this file in a transaction, and PostgreSQL refuses "
+            f"{' '.join(unfit.sql.split()[:4])} … there.",
+            remedy="Put the statement into a file of its own, and beside it a file of the same name with .conf behind "
+            "it that says executeInTransaction=false.",
+        )

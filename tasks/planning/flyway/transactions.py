@@ -27,24 +27,50 @@ class _Statement:
         return " ".join(self.words[:4])
 
 
-def in_transaction(text: str, script: ScriptSettings, settings: Settings, *, source: str) -> bool:
-    """Whether Flyway runs this text in one transaction; without one each statement is committed as it ends.
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """The first statement of a file that Flyway runs outside a transaction, and the first that it runs inside one."""
 
-    Raises `SpecError` where Flyway refuses a file for its mixture, and where it takes one into a transaction that
-    PostgreSQL would then refuse.
-    """
-    statements = tuple(_statements(text))
-    if script.execute_in_transaction is None:
-        outside = [each for each in statements if _OUTSIDE.match(" ".join(each.outer[:4]))]
-        if settings.execute_in_transaction and not settings.mixed and outside and len(outside) < len(statements):
-            raise _mixed(outside[0], source)
-        inside = settings.execute_in_transaction and not outside
-    else:
-        inside = script.execute_in_transaction
-    if inside:
-        for statement in statements:
-            _refuse_unfit(statement, source)
-    return inside
+    beginning: str
+    line: int
+    inside_line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How Flyway runs a file: not at all, where there is a ``mixture``."""
+
+    in_transaction: bool
+    """Without one each statement is committed as it ends."""
+    mixture: Mixture | None = None
+
+
+def way(text: str, script: ScriptSettings, settings: Settings) -> Way:
+    """Return how Flyway runs this text, which need not be SQL that PostgreSQL understands."""
+    if script.execute_in_transaction is not None:
+        return Way(script.execute_in_transaction)
+    outside: list[_Statement] = []
+    inside: list[_Statement] = []
+    for statement in _statements(text):
+        (outside if _OUTSIDE.match(" ".join(statement.outer[:4])) else inside).append(statement)
+    if not settings.execute_in_transaction or not outside:
+        return Way(settings.execute_in_transaction)
+    if settings.mixed or not inside:
+        return Way(in_transaction=False)
+    return Way(in_transaction=False, mixture=Mixture(outside[0].beginning, outside[0].line, inside[0].line))
+
+
+def in_transaction(text: str, script: ScriptSettings, settings: Settings, *, source: str) -> bool:
+    """Whether Flyway runs this text in one transaction. Raises `SpecError` where it refuses the file's mixture."""
+    found = way(text, script, settings)
+    if found.mixture is not None:
+        raise SpecError(
+            f"{source}, line {found.mixture.line}: {found.mixture.beginning} … runs outside a transaction, and other "
+            "statements of the file inside one: Flyway refuses to mix them.",
+            remedy="Put it into a file of its own. executeInTransaction=false in the file's script configuration runs "
+            "all of the file without a transaction; what was done before a failure then stays done.",
+        )
+    return found.in_transaction
 
 
 _OUTSIDE = re.compile(
@@ -56,34 +82,6 @@ _OUTSIDE = re.compile(
     r"|DISCARD ALL)(?: |$)"
 )
 """What Flyway knows to run outside a transaction (for PostgreSQL 12 and later)."""
-
-
-def _refuse_unfit(statement: _Statement, source: str) -> None:
-    """Refuse what PostgreSQL does not run in a transaction, and would therefore fail under Flyway."""
-    words = statement.words
-    unfit = (
-        _OUTSIDE.match(statement.beginning) is not None
-        or (words[:1] == ["REINDEX"] and "CONCURRENTLY" in words)
-        or (words[:2] == ["ALTER", "TABLE"] and "DETACH" in words and words[-1] == "CONCURRENTLY")
-        or (words[:2] == ["ALTER", "DATABASE"] and words[-3:-1] == ["SET", "TABLESPACE"])
-        or words in (["CLUSTER"], ["CLUSTER", "VERBOSE"])
-    )
-    if unfit:
-        raise SpecError(
-            f"{source}, line {statement.line}: Flyway runs this file in a transaction, and PostgreSQL refuses "
-            f"{statement.beginning} … there.",
-            remedy="Put the statement into a file of its own, and beside it a file of the same name with .conf behind "
-            "it that says executeInTransaction=false.",
-        )
-
-
-def _mixed(statement: _Statement, source: str) -> SpecError:
-    return SpecError(
-        f"{source}, line {statement.line}: {statement.beginning} … runs outside a transaction, and other statements of "
-        "the file inside one: Flyway refuses to mix them.",
-        remedy="Put it into a file of its own. executeInTransaction=false in the file's script configuration runs all "
-        "of the file without a transaction; what was done before a failure then stays done.",
-    )
 
 
 # ------------------------------------------------------------------------------------------------ Flyway's scanner
