@@ -18,8 +18,6 @@ import re
 import subprocess
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 import psycopg
 from psycopg import sql
@@ -29,7 +27,7 @@ from psycopg.rows import TupleRow
 from tasks.database.catalog import snapshot
 from tasks.database.connection import Target, connect, scrubbed
 from tasks.database.inspection import ServerFacts
-from tasks.database.scratch import ScratchDatabases, names_of
+from tasks.database.scratch import ScratchSchema, names_of
 from tasks.database.server import DISPOSABLE, EmbeddedServer, default_folder, program, serving
 from tasks.planning import parser
 from tasks.planning.catalog import Catalog
@@ -85,7 +83,7 @@ SELECT name FROM pg_available_extensions UNION SELECT 'ICU' FROM pg_collation WH
 """
 
 
-class SchemaClone:
+class SchemaClone(ScratchSchema):
     """A context manager: inside it, `fresh` makes scratch databases with the schema of ``target``; at exit all go.
 
     ``scratch`` is where: an embedded server, or any database of the server to use (its role needs CREATEDB). Raises
@@ -94,8 +92,8 @@ class SchemaClone:
     """
 
     def __init__(self, target: Target, scratch: EmbeddedServer | Target) -> None:
+        super().__init__(scratch)
         self.target = target
-        self._databases = ScratchDatabases(scratch)
         self._statements: list[parser.Parsed] = []
         self._template: Target | None = None
         self._live: Catalog | None = None
@@ -107,25 +105,13 @@ class SchemaClone:
             raise RuntimeError("SchemaClone is used outside its with block")
         return self._live
 
-    def __enter__(self) -> Self:
-        self._databases.drop_abandoned()
-        try:
-            with connect(self.target, role="plan") as conn:
-                major = conn.info.server_version // 10_000
-            self._statements = _statements(dump_schema(self.target, major))
-            if self._databases.embedded:
-                self._take_over_roles()
-            self._template = self._restored()
-            self._live = self._compare(self._template)
-        except BaseException:
-            self._databases.drop_all()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._databases.drop_all()
+    def _begin(self) -> None:
+        with connect(self.target, role="plan") as conn:
+            major = conn.info.server_version // 10_000
+        self._statements = _statements(dump_schema(self.target, major))
+        self._take_over_roles()
+        self._template = self._restored()
+        self._live = self._compare(self._template)
 
     def require_roles(self, names: Collection[str]) -> None:
         """See to it that roles of the live server are on the scratch server too, without rights.
@@ -140,11 +126,6 @@ class SchemaClone:
                 remedy="Create the role first: it belongs to the whole server.",
             )
         self._databases.create_roles(names)
-
-    def make_roles(self, names: Collection[str]) -> None:
-        """See to it that roles that a change creates are there, without rights; never on the live server."""
-        if self._databases.embedded:
-            self._databases.create_roles(names)
 
     def fresh(self) -> Target:
         """Return a new scratch database with the live schema; it is dropped at exit, with whoever is connected."""
@@ -174,7 +155,7 @@ class SchemaClone:
     def _take_over_roles(self) -> None:
         """Create the roles that policies name; a dump has none, as they belong to the server."""
         named = (item for item in self._statements if item.name not in NAMES_NO_ROLE)
-        self._databases.create_roles({role for item in named for role in role_names(item.node)})
+        self.make_roles({role for item in named for role in role_names(item.node)})
 
     def _compare(self, template: Target) -> Catalog:
         with connect(self.target, role="plan") as conn:

@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import pwd
+import re
 import secrets
 import shutil
 import subprocess
@@ -23,6 +24,9 @@ from tasks.planning.errors import UsageError
 
 FOLDERS = {16: "pginstall", 18: "pginstall18"}
 """The embedded major versions, and the folder of the package that holds each."""
+
+_KEPT = re.compile(r"PATH|HOME|USER|LOGNAME|TZ|TMPDIR|LANG|LC_\w+|LD_\w+|DYLD_\w+")
+"""What a server gets of the environment: it outlives this process, and must not hold the URLs of databases."""
 
 ROOTS_SERVER_USER = "nobody"
 ROOTS_PLACE = Path("/var/lib/lockstep")
@@ -53,7 +57,7 @@ def server_program(name: str, major: int) -> Path:
 def run_as_server(command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
     """Run a program as the user that owns the server: the present one, or ``nobody`` for root. Output is captured."""
     account = _account()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    environment = {name: value for name, value in os.environ.items() if _KEPT.fullmatch(name)}
     return subprocess.run(
         [str(word) for word in command],
         user=account.pw_uid if account else None,

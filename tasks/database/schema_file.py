@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from types import TracebackType
-from typing import Self
 
 import psycopg
 from psycopg.rows import TupleRow
 
 from tasks.database.connection import Target, connect
-from tasks.database.scratch import ScratchDatabases, names_of
+from tasks.database.scratch import ScratchSchema, names_of
 from tasks.database.server import EmbeddedServer
 from tasks.planning import parser
 from tasks.planning.errors import SpecError, Unsupported
@@ -27,7 +25,7 @@ _PREAMBLE = re.compile(r"^\\(un)?restrict \w+$", re.MULTILINE)
 """psql's own lines of a dump; every other one is an error that says so."""
 
 
-class SchemaFile:
+class SchemaFile(ScratchSchema):
     """A context manager that makes databases of the schema in a file's text; all of them go at exit.
 
     ``source`` is what to call the file in messages. Raises `SpecError` for what is not SQL or fails, with its line,
@@ -35,9 +33,9 @@ class SchemaFile:
     """
 
     def __init__(self, text: str, source: str, scratch: EmbeddedServer | Target) -> None:
+        super().__init__(scratch)
         self._source = source
         self._statements = read_statements(_PREAMBLE.sub("", text), source=source)
-        self._databases = ScratchDatabases(scratch)
         self._first: Target | None = None
         self._search_path: str | None = None
 
@@ -46,30 +44,13 @@ class SchemaFile:
         """The schemas in which the file itself looks names up at its end; None where it says nothing, or none."""
         return self._search_path
 
-    def __enter__(self) -> Self:
-        self._databases.drop_abandoned()
-        try:
-            if self._databases.embedded:
-                self._databases.create_roles(roles_of(self._statements) | made_roles(self._statements))
-            self._first = self._filled()
-        except BaseException:
-            self._databases.drop_all()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._databases.drop_all()
+    def _begin(self) -> None:
+        self.make_roles(roles_of(self._statements) | made_roles(self._statements))
+        self._first = self._filled()
 
     def require_roles(self, names: Collection[str]) -> None:
         """See to it that roles that the files to plan name are there: any may be, where there is no live server."""
         self.make_roles(names)
-
-    def make_roles(self, names: Collection[str]) -> None:
-        """See to it that roles are there, without rights; only on a server that is there for nothing else."""
-        if self._databases.embedded:
-            self._databases.create_roles(names)
 
     def disposable(self) -> Target:
         """Return a database with the schema that nobody else uses."""

@@ -67,7 +67,8 @@ _CODE = re.compile(
     | \b(?:grant|revoke)\b[^;]*?\bon\s+(?:database|tablespace|parameter)\b
     | \b(?:grant|revoke)\b(?:(?!\bon\b)[^;])*?\b(?:to|from)\b
     | \bcopy\b[^;]*?\b(?:to|from)\s+(?:program\b|'|\|\||%)
-    | \bset\s+(?:(?:local|session)\s+)?(?:role|"role"|session\s+authorization|"?session_authorization"?)\b
+    | (?:[;'$]|\b(?:begin|then|else|loop))\s*set\s+(?:(?:local|session)\s+)?
+      (?:role|"role"|session\s+authorization|"?session_authorization"?)\b
     | \breset\s+(?:role|session\s+authorization)\b | \bset_config\s*\(\s*'+(?:role|session_authorization)'
     | \b(?:update|insert\s+into|delete\s+from|truncate|lock|merge\s+into)\s+(?:table\s+|only\s+)*(?:pg_catalog\s*\.\s*)?
       (?:{_SHARED})\b

@@ -213,18 +213,6 @@ def test_a_lock_that_is_held_ends_the_dump(drink_water: Target, monkeypatch: pyt
         holder.rollback()
 
 
-def test_what_a_killed_process_left_is_dropped(drink_water: Target, scratch: Scratch, server: AnyServer) -> None:
-    if not isinstance(scratch, EmbeddedServer):
-        pytest.skip("only on the embedded server is a process id of this machine")
-    process = subprocess.Popen(["/bin/true"])
-    process.wait()
-    left = f"{SCRATCH_PREFIX}{process.pid}_1_0"
-    with psycopg.connect(server.url("postgres"), autocommit=True) as conn:
-        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(left)))
-    with SchemaClone(drink_water, scratch):
-        assert left not in scratch_databases(server)
-
-
 def test_a_scratch_database_that_somebody_has_locked_is_named_when_it_cannot_go(
     drink_water: Target, scratch: Scratch, server: AnyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

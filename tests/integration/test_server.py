@@ -294,3 +294,13 @@ def _python_for_everybody() -> str:
             if candidate and installation.run_as_server([candidate, "-c", "pass"]).returncode == 0:
                 return candidate
     pytest.skip("a normal user can run no Python of this version here")
+
+
+def test_a_server_does_not_know_the_urls_of_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It outlives the process that starts it, and code that is tried on it could read them."""
+    monkeypatch.setenv("LOCKSTEP_ELSEWHERE_URL", "postgresql://somebody:geheim-9f@elsewhere/db")
+    with temporary_server() as server, psycopg.connect(server.url("postgres")) as connection:
+        connection.execute("CREATE TEMPORARY TABLE found (line text); COPY found FROM PROGRAM 'env'")
+        found = [row[0] for row in connection.execute("SELECT line FROM found").fetchall()]
+    assert any(line.startswith("PATH=") for line in found)
+    assert not [line for line in found if "geheim" in line or line.startswith("LOCKSTEP_")]

@@ -25,6 +25,7 @@ HARMLESS = (
     "DO $$ BEGIN EXECUTE format('GRANT SELECT ON %I TO reader', 't'); END $$",
     "DO $$ BEGIN EXECUTE 'ALTER TABLE t DROP COLUMN IF EXISTS role, ADD COLUMN copy text'; END $$",
     "DO $$ BEGIN PERFORM set_config('lock_timeout', '2s', true); INSERT INTO t SELECT * FROM pg_database; END $$",
+    "DO $$ BEGIN UPDATE t SET role = 'x'; END $$",
     "UPDATE t SET role = 'x' WHERE authorization_id = 1",
 )
 
