@@ -16,8 +16,8 @@ from tasks.planning.script import read_scripts
 def lint(files: Sequence[Path], schema: Path | None, database: str | None, form: str) -> int:
     """Print the findings; the exit code says whether a file cannot run (2), or something dangerous is left (1)."""
     reading = read_scripts(files, _history(files, database))
-    for passed in reading.passed_over:
-        console.note(f"{passed.path}: passed over, {passed.reason}.")
+    for remark in reading.remarks:
+        console.note(remark)
     looked = look_at_file(reading.scripts, schema) if schema else look_at(reading.scripts, target_of(database or ""))
     if form == "json":
         console.print_json(telling.document(looked.verdicts))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 from bisect import bisect_left
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.parse_tree import Node, form, walk
@@ -114,10 +115,6 @@ def parse(text: str) -> tuple[Parsed, ...]:
 def tokens(text: str) -> tuple[Token, ...]:
     """Return the words, signs and literals of the text, without its comments. Raises `SyntaxFault`."""
     source = text.encode()
-    try:
-        scanned = postgast.scan(text).tokens
-    except postgast.PgQueryError as error:
-        raise _fault(error) from None
     return tuple(
         Token(
             token.start,
@@ -125,7 +122,7 @@ def tokens(text: str) -> tuple[Token, ...]:
             # An identifier in quotes is never a keyword.
             source[token.start : token.end].decode().upper() if token.keyword_kind or token.token < _ASCII else "",
         )
-        for token in scanned
+        for token in _scanned(text)
         if token.token not in _COMMENTS
     )
 
@@ -133,18 +130,21 @@ def tokens(text: str) -> tuple[Token, ...]:
 def comments(text: str) -> tuple[Comment, ...]:
     """Return the comments of the text in order, with the marks that make them one. Raises `SyntaxFault`."""
     source = text.encode()
-    try:
-        scanned = postgast.scan(text).tokens
-    except postgast.PgQueryError as error:
-        raise _fault(error) from None
     found: list[Comment] = []
     characters, read = 0, 0
-    for token in scanned:
+    for token in _scanned(text):
         if token.token in _COMMENTS:
             characters += len(source[read : token.start].decode())
             read = token.start
             found.append(Comment(source[token.start : token.end].decode(), characters))
     return tuple(found)
+
+
+def _scanned(text: str) -> Iterable[Any]:
+    try:
+        return cast("Iterable[Any]", postgast.scan(text).tokens)
+    except postgast.PgQueryError as error:
+        raise _fault(error) from None
 
 
 def tree_of(text: str) -> Node:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.planning import parser
 from tasks.planning.errors import SpecError
 from tasks.planning.findings.allowances import Allowance, allowances
 from tasks.planning.flyway.checksum import without_mark
-from tasks.planning.flyway.folder import Ignored, read_folder, read_sql
+from tasks.planning.flyway.folder import read_folder, read_sql
 from tasks.planning.flyway.history import Applied, judge
 from tasks.planning.flyway.names import is_flyway_name
 from tasks.planning.flyway.script_settings import ScriptSettings
 from tasks.planning.flyway.settings import Settings
+from tasks.planning.flyway.validation import refuse, stops_migrate
 from tasks.planning.statements import caret, read_statements
 from tasks.planning.text_files import decoded
 from tasks.planning.transactions import SourceFile
@@ -36,10 +37,11 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The files of a call in the order in which they run, and those of its folders that Flyway passes over."""
+    """The files of a call in the order in which they run, and what is to be said of its folders."""
 
     scripts: tuple[Script, ...]
-    passed_over: tuple[Ignored, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """Files that Flyway passes over, and what it would object to before it ran any; one sentence each."""
 
 
 def read_scripts(paths: Iterable[Path], history: Sequence[Applied] = ()) -> Reading:
@@ -47,29 +49,40 @@ def read_scripts(paths: Iterable[Path], history: Sequence[Applied] = ()) -> Read
 
     A file below the latest version that was run is read too: whether it runs is a setting of the project's. A folder
     without any file of Flyway's stands for its ``.sql`` files, by name. Raises `SpecError` for what is not there, for a
-    folder without SQL, and whatever `read_script` and `read_folder` raise.
+    folder without SQL, for a history with a failure, and whatever `read_script` and `read_folder` raise.
     """
     scripts: list[Script] = []
-    passed_over: list[Ignored] = []
+    remarks: list[str] = []
     for path in paths:
-        if not path.is_dir():
+        if path.is_dir():
+            reading = _read_folder(path, history)
+            scripts.extend(reading.scripts)
+            remarks.extend(reading.remarks)
+        else:
             scripts.append(read_script(path))
+    return Reading(tuple(scripts), tuple(remarks))
+
+
+def _read_folder(path: Path, history: Sequence[Applied]) -> Reading:
+    folder = read_folder(path)
+    if not folder.migrations:
+        return Reading(tuple(read_script(item) for item in _sql_files(path)))
+    settings = Settings(out_of_order=True)
+    judgement = judge(folder, history, settings)
+    refuse(stops_migrate(judgement, replace(settings, validate_on_migrate=False)))
+    remarks = [f"{item.path}: passed over, {item.reason}." for item in folder.ignored]
+    remarks += [f"{item}: passed over, a callback, which Flyway runs around its own work." for item in folder.callbacks]
+    remarks += [f"Flyway would not run these: {problem.what}" for problem in stops_migrate(judgement, settings)]
+    scripts: list[Script] = []
+    for migration in judgement.pending():
+        if migration.type == "SCRIPT":
+            remarks.append(f"{migration.path}: passed over, a program: only SQL can be looked into.")
             continue
-        found = read_folder(path)
-        if not found.migrations:
-            scripts.extend(read_script(item) for item in _sql_files(path))
-            continue
-        passed_over.extend(found.ignored)
-        passed_over.extend(
-            Ignored(item, "a callback, which Flyway runs around its own work") for item in found.callbacks
-        )
-        for migration in judge(found, history, Settings(out_of_order=True)).pending():
-            if migration.type == "SCRIPT":
-                passed_over.append(Ignored(migration.path, "a program: only SQL can be looked into"))
-            else:
-                _refuse_long(migration.path)
-                scripts.append(script(migration.text, str(migration.path), migration.script_settings))
-    return Reading(tuple(scripts), tuple(passed_over))
+        _refuse_long(migration.path)
+        scripts.append(script(migration.text, str(migration.path), migration.script_settings))
+    if not scripts:
+        remarks.append(f"{path}: nothing is left to run.")
+    return Reading(tuple(scripts), tuple(remarks))
 
 
 def _sql_files(folder: Path) -> tuple[Path, ...]:
@@ -126,7 +139,9 @@ def _refuse_long(path: Path) -> None:
 
 def _without_comments(text: str) -> str:
     """Return the text with its comments blanked, so that every place in it stays where it is."""
+    pieces: list[str] = []
+    read = 0
     for comment in parser.comments(text):
-        end = comment.offset + len(comment.text)
-        text = text[: comment.offset] + re.sub(r"[^\n]", " ", comment.text) + text[end:]
-    return text
+        pieces += (text[read : comment.offset], re.sub(r"[^\n]", " ", comment.text))
+        read = comment.offset + len(comment.text)
+    return "".join(pieces) + text[read:]

@@ -314,7 +314,7 @@ class TestHistory:
         any_order = Settings(out_of_order=True)
         assert [each.script for each in judge(folder, history, any_order).pending()] == ["V2__b.sql", "V4__d.sql"]
         late = (*history, row(3, "2", "b", "V2__b.sql", checksum("b")))
-        assert [each.script for each in judge(folder, late).out_of_order()] == ["V2__b.sql"]
+        assert [each.script for each in judge(folder, late).all if each.state is State.OUT_OF_ORDER] == ["V2__b.sql"]
 
     def test_a_mismatch_says_what_was_applied(self, tmp_path: Path) -> None:
         found = judge(read_folder(write(tmp_path, V1__a="a")), (row(1, "1", "a", "V1__a.sql", 17),))

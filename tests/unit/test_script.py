@@ -60,6 +60,8 @@ def test_the_caret_stands_under_the_fault() -> None:
 
 def test_placeholders_in_comments_are_nobodys() -> None:
     assert script("SELECT 1 -- ${größe}\n/* ${x} */", "v1.sql").file.statements
+    with pytest.raises(SpecError, match=r"line 3, column 13: \$\{y\} is a placeholder"):
+        script("SELECT 1; -- ${größe}\n/* ${x}\n */ SELECT '${y}'; -- ${z}", "v1.sql")
 
 
 def test_bytes_that_are_not_utf_8_are_named_by_line(tmp_path: Path) -> None:
@@ -96,7 +98,9 @@ def test_a_folder_is_read_as_flyway_would_run_it(tmp_path: Path) -> None:
     assert names(reading) == [
         "V1.1__a.sql", "V2__b.sql", "V2_0_1__x.SQL", "V10__c.sql", "R__view.sql", "U2__b.sql",
     ]  # fmt: skip
-    assert {item.path.name for item in reading.passed_over} == {"other.sql", "U2__b.sql", *passed}
+    assert len(reading.remarks) == len(passed) + 2
+    for name in ("other.sql", "U2__b.sql", *passed):
+        assert any(f"{name}: passed over, " in remark for remark in reading.remarks), name
     (tmp_path / "V02__again.sql").write_text("SELECT 1")
     with pytest.raises(SpecError, match="Two files have the version"):
         read_scripts([tmp_path])
@@ -115,7 +119,19 @@ def test_of_a_folder_what_a_database_has_is_not_read_again(tmp_path: Path) -> No
         Applied(rank, parse_version(number), name, "SQL", f"V{number}__{name}.sql", checksum("SELECT 1"), True)
         for rank, number, name in ((1, "1", "a"), (2, "3", "c"))
     )
-    assert names(read_scripts([tmp_path], run)) == ["V2__late.sql", "V4__d.sql", "R__view.sql"]
+    reading = read_scripts([tmp_path], run)
+    assert names(reading) == ["V2__late.sql", "V4__d.sql", "R__view.sql"]
+    assert not reading.remarks
+    (tmp_path / "V1__a.sql").write_text("SELECT 2")
+    (remark,) = read_scripts([tmp_path], run).remarks
+    assert "V1__a.sql is not what was run" in remark
+    for name in ("V2__late.sql", "V4__d.sql", "R__view.sql"):
+        (tmp_path / name).rename(tmp_path / f"{name}.bak")
+    assert f"{tmp_path}: nothing is left to run." in read_scripts([tmp_path], run).remarks
+    (tmp_path / "V4__d.sql").write_text("SELECT 1")
+    failed = Applied(3, parse_version("4"), "d", "SQL", "V4__d.sql", checksum("SELECT 1"), success=False)
+    with pytest.raises(SpecError, match=r"V4__d\.sql failed outside a transaction"):
+        read_scripts([tmp_path], (*run, failed))
 
 
 def test_a_script_configuration_is_read_as_flyway_reads_it(tmp_path: Path) -> None:

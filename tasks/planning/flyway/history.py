@@ -15,9 +15,11 @@ from tasks.planning.flyway.versions import Version
 COMPILED = frozenset({"JDBC", "JDBC_BASELINE", "CUSTOM"})
 """Types of migrations that are classes of the application: no folder has them, and Lockstep does not see them."""
 
-_SYNTHETIC = frozenset({"SCHEMA", "BASELINE", "DELETE"})
+SYNTHETIC = frozenset({"SCHEMA", "BASELINE", "DELETE"})
+"""Rows that Flyway writes of itself."""
+
 _BASELINES = frozenset({"BASELINE", "SQL_BASELINE", "JDBC_BASELINE"})
-_TYPES = _SYNTHETIC | _BASELINES | COMPILED | {"SQL", "SCRIPT"}
+_TYPES = SYNTHETIC | _BASELINES | COMPILED | {"SQL", "SCRIPT"}
 _FORMER_TYPES = {"SPRING_JDBC": "JDBC", "SQL_STATE_SCRIPT": "SQL_BASELINE", "JDBC_STATE_SCRIPT": "JDBC_BASELINE"}
 
 
@@ -109,14 +111,8 @@ class Judgement:
         """Return what `migrate` would run, in its order: versions, then repeatable ones by description."""
         return tuple(each.migration for each in self.all if each.state is State.PENDING and each.migration)
 
-    def applied(self) -> tuple[Judged, ...]:
-        return tuple(each for each in self.all if each.applied is not None)
-
     def failed(self) -> tuple[Judged, ...]:
         return tuple(each for each in self.all if each.state in FAILED_STATES)
-
-    def out_of_order(self) -> tuple[Judged, ...]:
-        return tuple(each for each in self.all if each.state is State.OUT_OF_ORDER)
 
 
 @dataclass(slots=True)
@@ -207,13 +203,13 @@ def _repeatable_rows(rows: Sequence[Applied]) -> list[_Row]:
         found.append(_Row(row))
         if row.type == "DELETE" and row.success:
             same = [each for each in found if each.applied.description == row.description]
-            for each in [each for each in same if each.applied.type not in _SYNTHETIC][-1:]:
+            for each in [each for each in same if each.applied.type not in SYNTHETIC][-1:]:
                 each.deleted = True
     return found
 
 
 def _mark_deleted(same: Sequence[_Row], row: Applied) -> None:
-    for each in [each for each in same if each.applied.type not in _SYNTHETIC][-1:]:
+    for each in [each for each in same if each.applied.type not in SYNTHETIC][-1:]:
         if each.deleted:
             raise SpecError(
                 f"The history says twice that version {row.version} was deleted.",

@@ -8,7 +8,7 @@ from typing import Literal
 
 from tasks.planning.errors import SpecError
 from tasks.planning.flyway.folder import Migration
-from tasks.planning.flyway.history import COMPILED, FAILED_STATES, Applied, Judged, Judgement, State
+from tasks.planning.flyway.history import COMPILED, FAILED_STATES, SYNTHETIC, Applied, Judged, Judgement, State
 from tasks.planning.flyway.settings import PENDING_IGNORED, Settings
 
 Code = Literal[
@@ -26,7 +26,6 @@ Code = Literal[
 """Flyway's names. Versions of another type than their file's are, for Flyway, a row and a file without each other."""
 
 _LONGEST_DESCRIPTION = 200
-_SYNTHETIC = ("SCHEMA", "BASELINE", "DELETE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,7 @@ def _failed(judged: Judged) -> Problem:
 
 def _unresolved(judged: Judged, applied: Applied, ignored: _Ignored) -> Problem | None:
     excused = (
-        applied.type in _SYNTHETIC
+        applied.type in SYNTHETIC
         or applied.type in COMPILED
         or judged.state is State.SUPERSEDED
         or (judged.state in (State.MISSING_SUCCESS, State.MISSING_FAILED) and ignored.covers("missing"))
