@@ -271,10 +271,16 @@ class _Tracer:
         if self._is_idle(statement):
             self._keep(file, position, held=held or {})
             return
-        with self._connection.transaction():
-            limits(self._connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
-            self._observe(file, position, held, _for_session(statement), {})
-            self._settle(position)
+        begun = self._catalog
+        try:
+            with self._connection.transaction():
+                limits(self._connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+                self._observe(file, position, held, _for_session(statement), {})
+                self._settle(position)
+        except _Refused:
+            # It may have run, and been refused by what waited for its end.
+            self._back_to(begun)
+            raise
 
     def _whole(self, file: SourceFile, unit: Unit) -> None:
         """Run a transaction as it is, keep the facts of its statements, and end it as it says."""
@@ -421,6 +427,9 @@ class _Tracer:
         self._facts.append(facts)
 
     def _refuse(self, file: SourceFile, refused: _Refused) -> None:
+        if self._facts and self._facts[-1].index == self._first + refused.position:
+            # Refused at the end of its transaction: what it did by then does not count.
+            self._facts.pop()
         catalog, self._catalog = self._catalog, refused.catalog or self._catalog
         self._keep(file, refused.position, refused.held)
         self._catalog = catalog

@@ -373,3 +373,24 @@ def test_the_catalogs_are_those_that_a_whole_look_shows(scratch_schema: SchemaFi
         assert seen.tables == without_sizes(whole).tables, text
         assert seen.objects == whole.objects, text
         assert found[0].changes == changes(found[0].before, found[0].after), text
+
+
+def test_a_constraint_that_waits_for_the_commit_is_the_statement_s_refusal_once(
+    scratch: EmbeddedServer | Target,
+) -> None:
+    text = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (a int REFERENCES a DEFERRABLE INITIALLY DEFERRED)"
+    broken = "INSERT INTO b VALUES (7)"
+    with SchemaFile(text, "s.sql", scratch) as schema:
+        for file in (
+            broken,
+            f"INSERT INTO a VALUES (1); {broken}",
+            f"SAVEPOINT s; {broken}",
+            f"BEGIN; {broken}; COMMIT",
+            f"VACUUM a; {broken}; INSERT INTO a VALUES (3)",
+        ):
+            found = trace(schema, file, "TRUNCATE a, b")
+            refused = [facts for facts in found.facts if facts.refused is not None]
+            assert [facts.statement.sql for facts in refused] in ([broken], ["COMMIT"]), file
+            told = [facts.index for facts in found.facts]
+            assert len(told) + len(found.untraced) == told[-1], f"{file}: each statement once"
+            assert found.facts[-1].refused is None, file
