@@ -21,9 +21,10 @@ from tasks.planning.findings.judging import Verdict, judge
 from tasks.planning.flyway.history import Applied
 from tasks.planning.flyway.settings import Settings
 from tasks.planning.objects.effects import roles_of
-from tasks.planning.script import Script, read_text
+from tasks.planning.script import Script
 from tasks.planning.server_wide import made_roles
 from tasks.planning.statements import Statement
+from tasks.planning.text_files import read_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from tasks.planning import parser
 from tasks.planning.errors import SpecError
 from tasks.planning.findings.allowances import Allowance, allowances
-from tasks.planning.flyway.checksum import without_mark
 from tasks.planning.flyway.folder import read_folder, read_sql
 from tasks.planning.flyway.history import Applied, judge
 from tasks.planning.flyway.names import is_flyway_name
@@ -18,7 +17,7 @@ from tasks.planning.flyway.script_settings import ScriptSettings
 from tasks.planning.flyway.settings import Settings
 from tasks.planning.flyway.validation import refuse, stops_migrate
 from tasks.planning.statements import caret, read_statements
-from tasks.planning.text_files import decoded
+from tasks.planning.text_files import read_text
 from tasks.planning.transactions import SourceFile
 
 MAX_BYTES = 4_000_000
@@ -121,11 +120,6 @@ def script(text: str, source: str, settings: ScriptSettings = ScriptSettings()) 
         )
     noted = allowances(text, parser.parse(text)) if "lockstep:allow" in text.lower() else ()
     return Script(SourceFile(source, text, statements, settings), noted)
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8, without the byte order mark that it may begin with. Raises `SpecError`."""
-    return without_mark(decoded(path, remedy="Save the file as UTF-8."))
 
 
 def _refuse_long(path: Path) -> None:

@@ -21,6 +21,7 @@ from tasks.planning.names import TableName
 from tasks.planning.plan import Severity
 from tasks.planning.spec_text import SpecText
 from tasks.planning.statements import Statement, parse_change
+from tasks.planning.text_files import read_text
 from tasks.planning.throttle import Limits
 from tasks.planning.windows import Window
 
@@ -214,7 +215,7 @@ def load(path: Path) -> LoadedSpec:
     """Read a spec: YAML, or a bare ``.sql`` file whose name is the migration's. Raises `SpecError`."""
     if path.suffix not in ENDINGS:
         raise SpecError(f"{path}: a spec ends in {', '.join(ENDINGS)}.")
-    text = _read(path, str(path))
+    text = read_text(path)
     if path.suffix == ".sql":
         spec = Spec(name=migration_name(path), change=text)
         return LoadedSpec(spec, text, path.parent, change=text, change_source=path.name)
@@ -229,7 +230,7 @@ def load(path: Path) -> LoadedSpec:
         line = document.scalar_line("change")
         return LoadedSpec(spec, text, path.parent, change=spec.change or "", change_source=path.name, first_line=line)
     place = document.place(("change_file",))
-    change = _read(path.parent / spec.change_file, f"{place}: change_file {spec.change_file}")
+    change = read_text(path.parent / spec.change_file, called=f"{place}: change_file {spec.change_file}")
     quoted = "".join(f"# {line}\n" for line in change.splitlines())
     whole = f"{text}\n# {spec.change_file}:\n{quoted}"
     return LoadedSpec(spec, whole, path.parent, change=change, change_source=spec.change_file)
@@ -251,14 +252,3 @@ def json_schema() -> str:
     schema["title"] = "Lockstep migration"
     schema["oneOf"] = [{"required": ["change"]}, {"required": ["change_file"]}]
     return json.dumps(schema, indent=2)
-
-
-def _read(path: Path, called: str) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except FileNotFoundError:
-        raise SpecError(f"{called}: there is no such file.") from None
-    except OSError as error:
-        raise SpecError(f"{called}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{called}: is not UTF-8 (byte {error.start}).") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.planning.errors import SpecError, Unsupported
-from tasks.planning.flyway.checksum import checksum, without_mark
+from tasks.planning.flyway.checksum import checksum
 from tasks.planning.flyway.folder import read_folder
 from tasks.planning.flyway.history import Applied, State, judge
 from tasks.planning.flyway.names import Misnamed, ScriptName, read_name
@@ -18,6 +18,7 @@ from tasks.planning.flyway.settings import Settings
 from tasks.planning.flyway.transactions import in_transaction
 from tasks.planning.flyway.validation import refuse, stops_migrate, validate
 from tasks.planning.flyway.versions import Version, parse_version
+from tasks.planning.text_files import without_mark
 
 
 def version(text: str) -> Version:

@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import zlib
 
-BOM = "\ufeff"
-
-
-def without_mark(text: str) -> str:
-    """Return the text without the byte order mark that it may begin with."""
-    return text.removeprefix(BOM)
-
 
 def checksum(text: str) -> int:
     """Return the CRC-32 of the lines' UTF-8 bytes as the signed number of 32 bits that Flyway stores.

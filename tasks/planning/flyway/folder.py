@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.planning.errors import SpecError
-from tasks.planning.flyway.checksum import checksum, without_mark
+from tasks.planning.flyway.checksum import checksum
 from tasks.planning.flyway.names import SCRIPT_SUFFIXES, Misnamed, ScriptName, has_suffix, is_program, read_name
 from tasks.planning.flyway.placeholders import own_values, replaced
 from tasks.planning.flyway.script_settings import ScriptSettings, read_script_settings
 from tasks.planning.flyway.settings import Settings
 from tasks.planning.flyway.versions import Version
-from tasks.planning.text_files import decoded
+from tasks.planning.text_files import decoded, without_mark
 
 MigrationType = Literal["SQL", "SQL_BASELINE", "SCRIPT"]
 
