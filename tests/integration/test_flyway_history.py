@@ -112,7 +112,7 @@ def test_reading_writes_nothing_and_takes_no_lock_of_flyways(
 ) -> None:
     before = history.execute("SELECT xmin::text, * FROM flyway_schema_history").fetchall()
     with connect(database, role="test") as connection, connection.transaction():
-        read_history(connection, Settings())
+        assert read_history(connection, Settings()) == ()
         held = history.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
         assert connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
     assert held == (0,)

@@ -222,6 +222,13 @@ def test_detaching_a_partition_concurrently_takes_its_last_lock_on_the_partition
     assert {change.table for change in detach.changes if isinstance(change, ConstraintAdded)} == {OF_2024}
 
 
+def test_cluster_of_all_tables_runs_outside_a_transaction(scratch_schema: SchemaFile) -> None:
+    marked, cluster = facts_of(scratch_schema, "CLUSTER book USING book_title; CLUSTER")
+    assert cluster.refused is None
+    assert [marked.in_transaction, cluster.in_transaction] == [False, False]
+    assert marked.own[BOOK] == "ACCESS EXCLUSIVE"
+
+
 def test_refreshing_a_view_concurrently_may_be_in_a_transaction(scratch_schema: SchemaFile) -> None:
     (refresh,) = facts_of(scratch_schema, "REFRESH MATERIALIZED VIEW CONCURRENTLY authors")
     assert refresh.in_transaction

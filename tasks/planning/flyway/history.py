@@ -141,7 +141,9 @@ def judge(folder: Folder, history: Iterable[Applied], settings: Settings = Setti
     """
     rows = tuple(history)
     context = _Context(settings)
-    files = {(each.version, each.type): each for each in folder.migrations if each.version is not None}
+    files: dict[tuple[Version | None, str], Migration] = {
+        (each.version, each.type): each for each in folder.migrations if each.version is not None
+    }
     repeatable = {each.description: each for each in folder.migrations if each.version is None}
     versioned_rows = _versioned_rows(rows, context)
     repeatable_rows = _repeatable_rows(rows)
@@ -156,7 +158,7 @@ def judge(folder: Folder, history: Iterable[Applied], settings: Settings = Setti
     done: set[tuple[Version | None, str]] = set()
     for row in versioned_rows:
         key = (row.applied.version, row.applied.type)
-        file = files.get(key)  # type: ignore[arg-type]
+        file = files.get(key)
         if file is not None and not row.deleted:
             done.add(key)
         versioned.append(Judged(_applied_state(row, file, context, latest), file, row.applied))
