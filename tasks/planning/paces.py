@@ -52,6 +52,7 @@ class Pace(Part):
 _RATES: tuple[tuple[Work, int, int], ...] = (
     ("scan", 4_000_000, 500_000),
     ("build", 1_200_000, 200_000),
+    ("rewrite", 600_000, 80_000),
     ("backfill", 99_000, 20_000),
     ("validation", 4_000_000, 500_000),
 )

@@ -38,9 +38,9 @@ class LockUse(Part):
     mode: LockMode
 
 
-Work = Literal["scan", "build", "backfill", "validation"]
+Work = Literal["scan", "build", "rewrite", "backfill", "validation"]
 """What is done to every row of a table, so that its time is foretold from the table's size: `scan` reads with a simple
-condition, `build` makes an index without blocking writes, `validation` checks a constraint."""
+condition, `build` makes an index, `rewrite` makes table and indexes anew, `validation` checks a constraint."""
 
 
 class Forecast(Part):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.planning import parser
+from tasks.planning import parser, wording
 from tasks.planning.catalog import Catalog, Column, Constraint, Dependent, Index, SchemaObject, Table
 from tasks.planning.facts import Refusal, StatementFacts
 from tasks.planning.findings import telling
@@ -19,6 +19,7 @@ from tasks.planning.findings.judging import Verdict, judge
 from tasks.planning.findings.page import page
 from tasks.planning.meaning import changes
 from tasks.planning.names import TableName
+from tasks.planning.paces import BUILT_IN, foretold
 from tasks.planning.plan import LockMode
 from tasks.planning.script import script
 
@@ -337,7 +338,7 @@ def test_the_text_says_how_long_it_takes_where_the_size_is_known() -> None:
     assert "known only with --database" in unknown
     assert "Instead: constrain: CREATE INDEX CONCURRENTLY" in unknown
     known = telling.text(verdicts, catalog(table(rows=80_000_000, bytes=9_000_000_000)))
-    assert "builds index i on public.t (9.0 GB, about 80,000,000 rows): roughly 90 s to 8 min\n" in known
+    assert "builds index i on public.t (8.38 GiB, about 80,000,000 rows): 67 s to 6.67 min\n" in known
     assert "known only with --database" not in known
 
 
@@ -397,3 +398,15 @@ def test_what_was_not_measured_says_so() -> None:
     assert "Told by rules from the statements alone" in told
     assert "Measured on" not in told
     assert "Measured on PostgreSQL 16" in telling.text(judge((facts,)), None)
+
+
+def test_durations_are_those_of_the_plan() -> None:
+    """One place of truth: the paces by which a plan is foretold."""
+    facts = file(catalog(table()), step("ALTER TABLE t CLUSTER ON i", own={T: "SHARE"}, scans=(T,)))
+    told = telling.text(judge(facts), catalog(table(rows=80_000_000, bytes=9_000_000_000)))
+    expected = foretold("scan", 80_000_000, BUILT_IN["scan"])
+    assert f"reads all of public.t (8.38 GiB, about 80,000,000 rows): {wording.forecast(expected)}\n" in told
+    assert "Durations are rough" in told
+    assert ";." not in told
+    never_analyzed = telling.text(judge(facts), catalog(table(rows=0, bytes=9_000_000_000)))
+    assert "(8.38 GiB): 22 s to 3 min\n" in never_analyzed

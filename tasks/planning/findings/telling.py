@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from textwrap import fill
 from typing import Any
 
+from tasks.planning import wording
 from tasks.planning.catalog import Catalog, Table
 from tasks.planning.facts import StatementFacts
-from tasks.planning.findings.duration import Work, duration, range_in_words, size_in_words
 from tasks.planning.findings.judging import Finding, Verdict
 from tasks.planning.names import TableName, display
-from tasks.planning.plan import LockMode
+from tasks.planning.paces import BUILT_IN, UNKNOWN_ROW_BYTES, foretold
+from tasks.planning.plan import LockMode, Work
 from tasks.planning.statements import caret
-from tasks.planning.wording import counted
 
 _BLOCKS: dict[LockMode, str] = {
     "ACCESS SHARE": "",
@@ -167,7 +167,7 @@ def _work(facts: StatementFacts, live: Catalog | None) -> Iterator[str]:
         yield f"rewrites {table}, with its indexes{_long('rewrite', table, live)}"
     for name, table in facts.index_builds:
         if table not in facts.rewrites:
-            yield f"builds index {display(name)} on {table}{_long('index build', table, live)}"
+            yield f"builds index {display(name)} on {table}{_long('build', table, live)}"
     worked_on = {*facts.rewrites, *(table for _, table in facts.index_builds)}
     for table in facts.scans:
         if table not in worked_on:
@@ -178,8 +178,10 @@ def _long(work: Work, name: TableName, live: Catalog | None) -> str:
     table: Table | None = live.table(name) if live else None
     if table is None:
         return ""
-    size = f"{size_in_words(table.bytes)}, about {table.rows:,} rows"
-    return f" ({size}): roughly {range_in_words(duration(work, table.bytes))}"
+    # A table that was never analyzed has a size only.
+    rows = table.rows or table.bytes // UNKNOWN_ROW_BYTES
+    size = f"{wording.size(table.bytes)}{f', about {table.rows:,} rows' if table.rows else ''}"
+    return f" ({size}): {wording.forecast(foretold(work, rows, BUILT_IN[work]))}"
 
 
 def _summary(verdicts: Sequence[Verdict], live: Catalog | None, unseen: int) -> Iterator[str]:
@@ -188,7 +190,7 @@ def _summary(verdicts: Sequence[Verdict], live: Catalog | None, unseen: int) -> 
     counts = ", ".join(
         f"{sum(finding.rule.severity == severity for finding in left)} {severity}" for severity in _WEIGHT
     )
-    yield f"{counted(len(verdicts), 'statement')}, {stops} dangerous; findings: {counts}."
+    yield f"{wording.counted(len(verdicts), 'statement')}, {stops} dangerous; findings: {counts}."
     if unseen:
         yield f"{unseen} more behind one that fails: not looked at."
     measured = {verdict.facts.server_major for verdict in verdicts if verdict.facts.source == "measured"}
@@ -199,4 +201,4 @@ def _summary(verdicts: Sequence[Verdict], live: Catalog | None, unseen: int) -> 
     if live is None:
         yield "How long it takes depends on the size of the tables, which is known only with --database."
     else:
-        yield "Durations are rough: from memory, up to a disk in use;."
+        yield "Durations are rough: what two shared cores did at best, and beside other work. A plan measures here."
