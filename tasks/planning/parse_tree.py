@@ -61,3 +61,9 @@ def names_a_column(node: Node) -> bool:
 def rename_in(name: Node, names: Mapping[str, str]) -> None:
     """Replace what a String node says, if it is among the names."""
     name.sval = names.get(name.sval, name.sval)
+
+
+def choice(node: Node, field: str) -> str:
+    """Return an enumeration's value by its name in the parse tree, e.g. ``DROP_CASCADE``."""
+    enum = node.DESCRIPTOR.fields_by_name[field].enum_type
+    return str(enum.values_by_number[getattr(node, field)].name)

@@ -17,7 +17,7 @@ from tasks.planning import data_statements, expression_tree, parser
 from tasks.planning.catalog import Catalog, Table
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.names import TableName
-from tasks.planning.parse_tree import Node, form
+from tasks.planning.parse_tree import Node, choice, form
 from tasks.planning.refused import REFUSED
 
 
@@ -305,8 +305,7 @@ def _if_not_exists(text: str) -> str:
 
 def _object(node: Node, field: str) -> str:
     """Return an object type of the parse tree as a word: OBJECT_TABLE is ``table``."""
-    enum = node.DESCRIPTOR.fields_by_name[field].enum_type
-    word = str(enum.values_by_number[getattr(node, field)].name).removeprefix("OBJECT_").lower()
+    word = choice(node, field).removeprefix("OBJECT_").lower()
     return {"matview": "materialized_view", "tabconstraint": "constraint"}.get(word, word)
 
 

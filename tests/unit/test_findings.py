@@ -137,7 +137,7 @@ def test_work_under_a_lock_that_an_earlier_statement_took() -> None:
 
 def test_a_timeout_is_asked_for_once_and_only_where_something_is_blocked() -> None:
     def missing(*sql: str) -> list[int]:
-        steps = [step(text, own={} if text.startswith("SET") else {T: "ACCESS EXCLUSIVE"}) for text in sql]
+        steps = [step(text, own={} if "SET" in text else {T: "ACCESS EXCLUSIVE"}) for text in sql]
         verdicts = judge(file(catalog(table()), *steps))
         return [v.facts.index for v in verdicts if "lock-timeout-missing" in {item.rule.id for item in v.findings}]
 
@@ -147,6 +147,10 @@ def test_a_timeout_is_asked_for_once_and_only_where_something_is_blocked() -> No
         assert missing(setting, add) == []
     for setting in ("SET lock_timeout = 0", "SET lock_timeout TO DEFAULT", "SET statement_timeout = '2s'"):
         assert missing(setting, add) == [2]
+    # The last word counts.
+    for ended in ("SET lock_timeout = 0", "SET lock_timeout TO '0ms'", "RESET lock_timeout", "RESET ALL"):
+        assert missing("SET lock_timeout = '2s'", ended, add) == [3]
+    assert missing("SET lock_timeout = 0", "SET lock_timeout = '2s'", add) == []
 
 
 RENAMED = catalog(table(columns=(column("z", 1), column("b", 2))))
@@ -197,10 +201,15 @@ def test_a_name_that_is_given_back_in_the_same_file_was_never_gone() -> None:
         ("UPDATE t SET b = 1 WHERE b = 5", True),
         ("UPDATE t SET b = 1 WHERE a = 5 OR b = 2", True),
         ("UPDATE t SET b = 1 WHERE a = (SELECT 1)", True),
+        ("UPDATE t SET b = 1 WHERE a IS DISTINCT FROM 5", True),
+        ("UPDATE t SET b = 1 FROM u WHERE u.a = 5", True),
+        ("DELETE FROM public.t USING u WHERE u.a = 5 AND t.b = u.b", True),
         ("DELETE FROM public.t", True),
         ("UPDATE t SET b = 1 WHERE a = 5", False),
         ("UPDATE t SET b = 1 WHERE t.a IN (5, 6) AND b > 3", False),
         ("DELETE FROM t WHERE a = '5'::int", False),
+        ("DELETE FROM t WHERE public.t.a = 5", False),
+        ("UPDATE t AS x SET b = 1 FROM u WHERE x.a = 5 AND x.b = u.b", False),
     ],
 )
 def test_a_data_change_is_batched_when_a_key_says_which_rows(sql: str, unbatched: bool) -> None:
@@ -398,6 +407,56 @@ def test_what_was_not_measured_says_so() -> None:
     assert "Told by rules from the statements alone" in told
     assert "Measured on" not in told
     assert "Measured on PostgreSQL 16" in telling.text(judge((facts,)), None)
+
+
+def test_partitions_of_an_emptied_table_are_not_emptied_by_cascade() -> None:
+    part, other = TableName("public", "t_1"), TableName("archive", "t")
+    before = catalog(table(kind="p"), table(part, 2, partition_of=T), table(other, 3))
+    locks = dict.fromkeys((T, part), "ACCESS EXCLUSIVE")
+    (plain,) = judge(file(before, step("TRUNCATE t", own=locks)))
+    assert ids(plain) == {"table-emptied"}
+    (cascade,) = judge(file(before, step("TRUNCATE public.t CASCADE", own={**locks, other: "ACCESS EXCLUSIVE"})))
+    (found,) = (item for item in cascade.findings if item.rule.id == "truncate-cascades")
+    assert found.hit.what == "CASCADE empties archive.t as well."
+
+
+def test_a_required_column_fails_on_rows_whatever_the_file_does_next() -> None:
+    """The copy has no rows, so the server did not refuse it; the live one will."""
+
+    def after(**more: Any) -> Catalog:
+        return catalog(table(columns=(column("a", 1), column("b", 2), column("c", 3, **more))))
+
+    first, _ = judge(
+        file(
+            catalog(table()),
+            step("ALTER TABLE t ADD c integer NOT NULL", after(not_null=True)),
+            step("ALTER TABLE t ALTER c SET DEFAULT 1", after(not_null=True, default="1")),
+        )
+    )
+    assert ids(first) == {"required-column-added"}
+
+
+def test_a_label_or_privilege_of_what_the_file_made_is_nobodys_yet() -> None:
+    def mood(label: str) -> Catalog:
+        return catalog(table(), objects=(SchemaObject(kind="enum", name="public.mood", oid=9, definition=label),))
+
+    rename = step("ALTER TYPE mood RENAME VALUE 'a' TO 'b'", mood("b"))
+    *_, made = judge(file(catalog(table()), step("CREATE TYPE mood AS ENUM ('a')", mood("a")), rename))
+    assert not made.findings
+    (known,) = judge(file(mood("a"), rename))
+    assert ids(known) == {"enum-label-renamed"}
+    revoke = step("REVOKE ALL ON u FROM PUBLIC", catalog(table(), table(U, 2)))
+    *_, fresh = judge(file(catalog(table()), step("CREATE TABLE u ()", catalog(table(), table(U, 2))), revoke))
+    assert "privilege-revoked" not in ids(fresh)
+    (old,) = judge(file(catalog(table(), table(U, 2)), revoke))
+    assert ids(old) == {"privilege-revoked"}
+
+
+@pytest.mark.parametrize(("analyze", "missing"), [("ANALYZE", False), ("ANALYZE t", False), ("ANALYZE u", True)])
+def test_statistics_are_missing_until_their_table_is_analyzed(analyze: str, missing: bool) -> None:
+    update = step("UPDATE t SET a = 1", own={T: "ROW EXCLUSIVE"}, scans=(T,))
+    first, _ = judge(file(catalog(table(), table(U, 2)), update, step(analyze)))
+    assert ("analyze-missing" in {item.rule.id for item in first.findings}) is missing
 
 
 def test_durations_are_those_of_the_plan() -> None:

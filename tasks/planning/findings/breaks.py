@@ -20,7 +20,7 @@ from tasks.planning.change import (
 from tasks.planning.findings.moment import Moment
 from tasks.planning.findings.rule import Hit, Rule
 from tasks.planning.names import TableName, display, relation_name
-from tasks.planning.parse_tree import walk
+from tasks.planning.parse_tree import choice, walk
 
 _OLD_FAILS = "Statements of the running version that name it fail from the commit on."
 _VIEWS = frozenset({"view", "materialized view"})
@@ -103,12 +103,10 @@ def _fills_itself(column: Column) -> bool:
 
 def _required(moment: Moment) -> Iterator[Hit]:
     for change in moment.did(ColumnAdded):
-        if change.after.not_null and moment.original(change.table):
-            table = moment.at_end(change.table)
-            last = next((item for item in table.columns if item.attnum == change.after.attnum), None) if table else None
-            if last is not None and last.not_null and not _fills_itself(last):
-                name = f"{change.table}.{display(change.after.name)}"
-                yield Hit(f"{name} is NOT NULL and has no default.", change.table)
+        if change.after.not_null and not _fills_itself(change.after) and moment.original(change.table):
+            # Whatever the file does to it later: where there are rows, it does not come so far.
+            name = f"{change.table}.{display(change.after.name)}"
+            yield Hit(f"{name} is NOT NULL and has no default.", change.table)
 
 
 def _objects(moment: Moment, *kinds: str) -> Iterator[tuple[SchemaObject, SchemaObject | None]]:
@@ -156,13 +154,40 @@ def _object_gone(moment: Moment) -> Iterator[Hit]:
 
 
 def _label_renamed(moment: Moment) -> Iterator[Hit]:
-    if moment.kind == "alter_enum" and moment.node.old_val:
+    if moment.kind == "alter_enum" and moment.node.old_val and any(_objects(moment, "enum")):
         yield Hit(f"The label {moment.node.old_val!r} becomes {moment.node.new_val!r}.")
 
 
 def _revoked(moment: Moment) -> Iterator[Hit]:
-    if moment.kind in ("grant", "grant_role") and not moment.node.is_grant:
+    if moment.kind in ("grant", "grant_role") and not moment.node.is_grant and not _is_of_the_file(moment):
         yield Hit("Privileges are taken away.", next(iter(moment.now.statement.tables), None))
+
+
+def _is_of_the_file(moment: Moment) -> bool:
+    """Whether a REVOKE names only tables and functions that the file has made."""
+    if moment.kind != "grant" or choice(moment.node, "targtype") != "ACL_TARGET_OBJECT":
+        return False
+    made = _names(moment.now.before) - _names(moment.start)
+    for item in moment.node.objects:
+        match item.WhichOneof("node"):
+            case "range_var":
+                name = item.range_var.relname
+            case "object_with_args":
+                name = item.object_with_args.objname[-1].string.sval
+            case _:
+                return False
+        if name not in made:
+            return False
+    return True
+
+
+def _names(catalog: Catalog) -> frozenset[str]:
+    """Return the names of all tables and objects, without schema and arguments."""
+    return frozenset((*(table.name.name for table in catalog.tables), *map(_bare, catalog.objects)))
+
+
+def _bare(item: SchemaObject) -> str:
+    return relation_name(item.name.split("(")[0]).name
 
 
 def _row_security(moment: Moment) -> Iterator[Hit]:
@@ -198,11 +223,9 @@ def _identity_lost(moment: Moment) -> Iterator[Hit]:
 
 
 def _cascades(moment: Moment) -> Iterator[Hit]:
-    behaviors = [message for message in walk(moment.node) if "behavior" in message.DESCRIPTOR.fields_by_name]
     if moment.kind.startswith(("drop_", "alter_")) and any(
-        message.DESCRIPTOR.fields_by_name["behavior"].enum_type.values_by_number[message.behavior].name
-        == "DROP_CASCADE"
-        for message in behaviors
+        "behavior" in message.DESCRIPTOR.fields_by_name and choice(message, "behavior") == "DROP_CASCADE"
+        for message in walk(moment.node)
     ):
         words = {value for message in walk(moment.node) for _, value in message.ListFields() if isinstance(value, str)}
         more = [text for name, text in _dropped(moment) if name not in words]
@@ -226,7 +249,7 @@ def _dropped(moment: Moment) -> Iterator[tuple[str, str]]:
                 yield item.name, f"{item.kind} {item.name}"
             case ObjectChanged(after=None, consequence=False, before=thing) if thing is not None:
                 if thing.kind != "privileges":
-                    yield relation_name(thing.name.split("(")[0]).name, f"{thing.kind} {thing.name}"
+                    yield _bare(thing), f"{thing.kind} {thing.name}"
             case _:
                 pass
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from tasks.planning import parser
 from tasks.planning.catalog import Table
 from tasks.planning.change import ColumnChanged, IndexAdded
+from tasks.planning.facts import StatementFacts
 from tasks.planning.findings.moment import Moment
 from tasks.planning.findings.rule import Hit, Rule
 from tasks.planning.names import TableName, display
-from tasks.planning.parse_tree import Node
+from tasks.planning.parse_tree import Node, choice
 
 _CONSTANTS = frozenset({"a_const", "type_cast", "param_ref"})
+_EQUAL = frozenset({"AEXPR_OP", "AEXPR_IN", "AEXPR_OP_ANY", "AEXPR_NOT_DISTINCT"})
 
 
 def is_unbatched(moment: Moment) -> bool:
@@ -22,7 +24,9 @@ def is_unbatched(moment: Moment) -> bool:
     table = changed_table(moment)
     if table is None or moment.original(table.name) is None:
         return False
-    given = frozenset(_given(moment.node.where_clause)) if moment.node.HasField("where_clause") else frozenset()
+    relation = moment.node.relation
+    known_as = relation.alias.aliasname or relation.relname
+    given = frozenset(_given(moment.node.where_clause, known_as))
     keys = (constraint for constraint in table.constraints if constraint.kind in ("primary_key", "unique"))
     return not any(set(key.columns) <= given for key in keys)
 
@@ -38,20 +42,24 @@ def changed_table(moment: Moment) -> Table | None:
     return moment.now.before.table(locked[0]) if locked else None
 
 
-def _given(condition: Node) -> Iterator[str]:
-    """Yield the columns that a condition sets equal to a constant, or to one of a list of constants."""
+def _given(condition: Node, table: str) -> Iterator[str]:
+    """Yield the table's columns that a condition sets equal to a constant, or to one of a list of constants.
+
+    ``table`` is what the statement calls it. A key's column without a name before it is its own: PostgreSQL refuses one
+    that another table of the statement has too.
+    """
     match condition.WhichOneof("node"):
-        case "bool_expr" if (
-            condition.bool_expr.boolop
-            == condition.bool_expr.DESCRIPTOR.fields_by_name["boolop"].enum_type.values_by_name["AND_EXPR"].number
-        ):
+        case "bool_expr" if choice(condition.bool_expr, "boolop") == "AND_EXPR":
             for part in condition.bool_expr.args:
-                yield from _given(part)
-        case "a_expr" if condition.a_expr.name[0].string.sval == "=":
+                yield from _given(part, table)
+        # IS DISTINCT FROM has the same operator in the tree.
+        case "a_expr" if condition.a_expr.name[0].string.sval == "=" and choice(condition.a_expr, "kind") in _EQUAL:
             left, right = condition.a_expr.lexpr, condition.a_expr.rexpr
             values = right.list.items if right.WhichOneof("node") == "list" else [right]
             if left.WhichOneof("node") == "column_ref" and all(v.WhichOneof("node") in _CONSTANTS for v in values):
-                yield left.column_ref.fields[-1].string.sval
+                *qualifier, column = (field.string.sval for field in left.column_ref.fields)
+                if not qualifier or qualifier[-1] == table:
+                    yield column
         case _:
             return
 
@@ -73,10 +81,16 @@ def _unanalyzed(moment: Moment) -> Iterator[Hit]:
             reasons[added.table] = f"the expression of {display(added.after.name)}"
     if is_unbatched(moment) and (table := changed_table(moment)) is not None:
         reasons[table.name] = "the changed rows"
-    if reasons and any(facts.statement.kind == "analyze" for facts in moment.after):
-        return
+    analyzed = [_analyzed(facts) for facts in moment.after if facts.statement.kind == "analyze"] if reasons else []
     for name in moment.originals(reasons):
+        if any(name.name in names or not names for names in analyzed):
+            continue
         yield Hit(f"PostgreSQL knows nothing of {reasons[name]} on {name} until ANALYZE.", name)
+
+
+def _analyzed(facts: StatementFacts) -> frozenset[str]:
+    """Return the tables that an ANALYZE names; none is all of them."""
+    return frozenset(item.vacuum_relation.relation.relname for item in parser.parse(facts.statement.sql)[0].node.rels)
 
 
 def _has_expression(definition: str) -> bool:
@@ -90,11 +104,20 @@ def _emptied(moment: Moment) -> Iterator[Hit]:
 
 
 def _emptied_too(moment: Moment) -> Iterator[Hit]:
-    if moment.kind == "truncate":
-        named = {item.range_var.relname for item in moment.node.relations}
-        more = [table for table in moment.originals(moment.blocked_by_itself) if table.name not in named]
-        if more:
+    if moment.kind == "truncate" and choice(moment.node, "behavior") == "DROP_CASCADE":
+        emptied = moment.originals(moment.blocked_by_itself)
+        if more := [table for table in emptied if not _is_named(moment, table)]:
             yield Hit(f"CASCADE empties {', '.join(map(str, more))} as well.", more[0])
+
+
+def _is_named(moment: Moment, name: TableName) -> bool:
+    """Whether a TRUNCATE names the table, or one that it is a part of."""
+    named = (item.range_var for item in moment.node.relations)
+    if any(item.relname == name.name and item.schemaname in ("", name.schema) for item in named):
+        return True
+    table = moment.now.before.table(name)
+    parents = () if table is None else (*filter(None, (table.partition_of,)), *table.inherits)
+    return any(_is_named(moment, parent) for parent in parents)
 
 
 def _opaque(moment: Moment) -> Iterator[Hit]:

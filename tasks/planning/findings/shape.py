@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
+from tasks.planning import parser
 from tasks.planning.change import ConstraintAdded, ConstraintChanged
 from tasks.planning.findings.moment import Moment
 from tasks.planning.findings.rows import is_unbatched
 from tasks.planning.findings.rule import Hit, Rule
 from tasks.planning.names import display
+from tasks.planning.parse_tree import Node, choice
 
 DATA_KINDS = frozenset({"update", "delete", "insert", "merge", "copy", "create_table_as"})
 _IN_TRANSACTION = "25001"
+_ZERO = re.compile(r"\s*0+\s*[a-z]*\s*", re.IGNORECASE)
 
 
 def _validated(moment: Moment) -> Iterator[Hit]:
@@ -64,13 +68,20 @@ def _mixed(moment: Moment) -> Iterator[Hit]:
 
 
 def _sets(moment: Moment, setting: str) -> bool:
-    """Whether an earlier statement of the file sets a limit; 0 is none."""
-    for facts in moment.before:
+    """Whether a limit holds by what the file has set before; 0 is none. The last word counts."""
+    for facts in reversed(moment.before):
         if facts.statement.kind == "set":
-            words = facts.statement.sql.replace("=", " ").lower().split()
-            if setting in words and words[-1].strip("'\"") not in ("0", "default", "to"):
-                return True
+            node = parser.parse(facts.statement.sql)[0].node
+            kind = choice(node, "kind")
+            # SET LOCAL ends with its transaction.
+            if kind == "VAR_RESET_ALL" or (node.name == setting and (not node.is_local or facts in moment.earlier)):
+                return kind == "VAR_SET_VALUE" and not _is_none(node.args[0].a_const)
     return False
+
+
+def _is_none(value: Node) -> bool:
+    """Whether the value of a timeout is 0, in any unit."""
+    return value.ival.ival == 0 if value.HasField("ival") else bool(_ZERO.fullmatch(value.sval.sval))
 
 
 def _no_lock_timeout(moment: Moment) -> Iterator[Hit]:
