@@ -21,6 +21,7 @@ from psycopg.rows import TupleRow
 
 from tasks.database.catalog import snapshot
 from tasks.database.connection import Target, connect, limits, session_limits
+from tasks.database.failures import described
 from tasks.database.following import difference, followed, followed_outside
 from tasks.database.observation import (
     SQL,
@@ -456,8 +457,10 @@ def refusal(file: SourceFile, position: int, error: psycopg.Error) -> Refusal:
     inside = int(said.statement_position) - 1 if said.statement_position else 0
     line, column = file.place(position, inside)
     primary = said.message_primary or " ".join(str(error).split()) or type(error).__name__
-    # The detail of a broken constraint names the row's values.
+    # The detail of a broken constraint names the row's values; so does the message itself where no text is at fault.
     shows_values = (error.sqlstate or "")[:2] in ("22", "23")
+    if isinstance(error, psycopg.errors.DataError) and not said.statement_position:
+        primary = described(error)
     detail = f" ({said.message_detail})" if said.message_detail and not shows_values else ""
     statement = file.statements[position]
     hint = said.message_hint
