@@ -7,11 +7,10 @@ install squawk-cli, anywhere).
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,7 +20,7 @@ from tasks.database.server import DEFAULT_MAJOR
 from tasks.database.statement_trace import trace_files
 from tasks.planning.findings.judging import judge
 from tests.integration.test_danger import is_dangerous
-from tests.integration.test_truth_table import MEASURED, RANGES, SETTINGS, SETUP, STAND_INS, source
+from tests.integration.test_truth_table import MEASURED, RANGES, SETTINGS, SETUP_WITHOUT_CONTRIB, source, written
 
 NOT_ABOUT_DANGER = frozenset(
     {
@@ -33,17 +32,11 @@ NOT_ABOUT_DANGER = frozenset(
 """squawk's rules of style and of timeouts: Lockstep's own of that kind do not count as danger either."""
 
 
-def text(measured: Mapping[str, object]) -> str:
-    return str(measured["sql"]).removesuffix(" [TimeZone=UTC]")
-
-
 def lockstep() -> Iterator[bool]:
     """Yield the judgement of every statement that was measured."""
-    # The embedded server has no contrib.
-    setup = re.sub(r"CREATE EXTENSION[^;]*;", "", SETUP).replace("CREATE TYPE mood", f"{STAND_INS}CREATE TYPE mood", 1)
-    with scratch_server(DEFAULT_MAJOR) as server, SchemaFile(setup, "setup.sql", server) as schema:
+    with scratch_server(DEFAULT_MAJOR) as server, SchemaFile(SETUP_WITHOUT_CONTRIB, "setup.sql", server) as schema:
         files = [
-            source(f"{number}.sql", f"BEGIN; {text(item).replace(*RANGES)}; ROLLBACK")
+            source(f"{number}.sql", f"BEGIN; {written(item).replace(*RANGES)}; ROLLBACK")
             for number, item in enumerate(MEASURED)
         ]
         for facts in trace_files(files, schema, SETTINGS).facts:
@@ -58,7 +51,7 @@ def squawk() -> Iterator[bool]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "change.sql"
         for item in MEASURED:
-            path.write_text(f"{text(item)};\n")
+            path.write_text(f"{written(item)};\n")
             done = subprocess.run(
                 [program, "--reporter", "json", "--pg-version", "15.0", str(path)],
                 capture_output=True, text=True, check=False,

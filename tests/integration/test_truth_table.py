@@ -67,6 +67,10 @@ CREATE OPERATOR CLASS public.citext_ops DEFAULT FOR TYPE public.citext USING btr
 """The part of citext that the schema needs, for the embedded server, which has no contrib: the same casts and an
 operator class of its own, which is what decides whether citext to text rewrites the table or rebuilds the index."""
 
+SETUP_WITHOUT_CONTRIB = re.sub(r"CREATE EXTENSION[^;]*;", "", SETUP).replace(
+    "CREATE TYPE mood", f"{STAND_INS}CREATE TYPE mood", 1
+)
+
 RANGES = ("EXCLUDE USING gist (id WITH =)", "EXCLUDE USING gist (int4range(id, id, '[]') WITH =)")
 """What stands in for btree_gist: the operator class of ranges that is the server's own."""
 
@@ -138,10 +142,7 @@ def copies(server: AnyServer) -> Iterator[Copies]:
     place = server if isinstance(server, EmbeddedServer) else Target("scratch", server.url("postgres"))
     databases = ScratchDatabases(place)
     complete = has_contrib(server)
-    without = re.sub(r"CREATE EXTENSION[^;]*;", "", SETUP).replace(
-        "CREATE TYPE mood", f"{STAND_INS}CREATE TYPE mood", 1
-    )
-    with SchemaFile(SETUP if complete else without, "setup.sql", place) as schema:
+    with SchemaFile(SETUP if complete else SETUP_WITHOUT_CONTRIB, "setup.sql", place) as schema:
         try:
             yield Copies(schema.disposable(), databases, has_contrib=complete)
         finally:
@@ -207,9 +208,12 @@ def told(facts: StatementFacts) -> dict[str, Any]:
     }
 
 
+def written(measured: Mapping[str, Any]) -> str:
+    return str(measured["sql"]).removesuffix(" [TimeZone=UTC]")
+
+
 def text_of(measured: dict[str, Any], copies: Copies) -> str:
-    text = str(measured["sql"]).removesuffix(" [TimeZone=UTC]")
-    return text if copies.has_contrib else text.replace(*RANGES)
+    return written(measured) if copies.has_contrib else written(measured).replace(*RANGES)
 
 
 @pytest.mark.every_version

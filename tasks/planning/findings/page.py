@@ -38,7 +38,7 @@ cannot be run at all is not allowed by any comment. `dangerous` is a fact and st
 | `findings` | `id`, `severity`, `message`, `safe`: what to do instead, `allowed`: the reason of a comment, or null |
 | `dangerous` | see above |
 | `error` | why the server refused it, or null; statements behind it are not in the document |
-| `not_run` | why it was not run at all (it concerns the whole server), or null |
+| `not_run` | why it was not run at all (it reaches beyond the database), or null |
 | `source` | `measured`, or `guessed` where no server was there to run it |
 """
 
