@@ -57,6 +57,8 @@ LOCK_TIMEOUT_MS = 200
 """Sizes are read under ACCESS SHARE, which waits only behind DDL: estimates will do then."""
 SAMPLE_SECONDS = 5.0
 """Between two looks at the counters. A session reports what it wrote at most once a second."""
+SEQUENCES_AT_ONCE = 100
+"""Each is locked until its transaction ends, and a full lock table fails whatever statement needs a lock next."""
 MOST_TRANSACTIONS = 100
 MOST_STATEMENTS = 50
 OLDEST_STATEMENTS = (1, 8)
@@ -67,7 +69,9 @@ _FIRST_VALUE = re.compile(r"""'|\$(?!\d)|--|/\*|(?<![\w"$])\d|\b[eEbBxXnN](?=')|
 
 INDEXES = "indexes"
 
-_SQL = queries("live_facts")
+_FILE = queries("live_facts")
+_OF_RELATIONS = ("sizes", "size_estimates", "tables")
+_SQL = {**_FILE, **{name: _FILE["relations"] + b"\n" + _FILE[name] for name in _OF_RELATIONS}}
 
 
 class _Look:
@@ -154,7 +158,7 @@ def look(connection: Connection, *, sample_seconds: float = SAMPLE_SECONDS) -> L
         indexes=_indexes(looking),
         foreign_keys=_foreign_keys(looking),
         not_valid=_not_valid(looking),
-        keys=_keys(looking),
+        keys=_keys(looking, first),
         transactions=_transactions(looking, sees_all=sight["sees_all"]),
         prepared=_prepared(looking),
         slots=tuple(SlotFacts.model_validate(row) for row in looking.rows("slots", "replication slots")),
@@ -245,11 +249,13 @@ def _not_valid(looking: _Look) -> tuple[NotValid, ...]:
     return tuple(NotValid.model_validate(_named(row)) for row in looking.rows("not_valid", "constraints NOT VALID"))
 
 
-def _keys(looking: _Look) -> tuple[KeyFacts, ...]:
+def _keys(looking: _Look, written: Written | None) -> tuple[KeyFacts, ...]:
+    last = {mark.sequence: mark.last for mark in written.sequences} if written is not None else {}
     found = []
     for row in looking.rows("keys", "keys and sequences"):
-        sequence = row.pop("sequence")
-        found.append(KeyFacts.model_validate({**_named(row), "sequence": TableName(*sequence) if sequence else None}))
+        sequence = TableName(*row["sequence"]) if row["sequence"] else None
+        key = {**_named(row), "sequence": sequence}
+        found.append(KeyFacts.model_validate(key if sequence is None else {**key, "last": last.get(sequence)}))
     for key in found:
         if not key.seen and key.sequence is not None:
             looking.hide(
@@ -271,18 +277,24 @@ def _publications(looking: _Look) -> tuple[Publication, ...]:
 
 
 def _written(looking: _Look) -> Written | None:
-    for row in looking.rows("written", "write rates"):
+    for row in looking.rows("written", "write rates and the last numbers of sequences"):
         return Written(
             at=row["at"],
             wal=row["wal"],
             tables=tuple(
                 Counters.model_validate({**item, "table": TableName(*item["table"])}) for item in row["tables"]
             ),
-            sequences=tuple(
-                SequenceMark(sequence=TableName(*item["sequence"]), last=item["last"]) for item in row["sequences"]
-            ),
+            sequences=tuple(_last_numbers(looking)),
         )
     return None
+
+
+def _last_numbers(looking: _Look) -> Iterator[SequenceMark]:
+    oids = [row["oid"] for row in looking.rows("sequences", "sequences")]
+    for first in range(0, len(oids), SEQUENCES_AT_ONCE):
+        some = {"oids": oids[first : first + SEQUENCES_AT_ONCE]}
+        for row in looking.rows("last_values", "the last numbers of some sequences", some):
+            yield SequenceMark(sequence=TableName(row["schema"], row["name"]), last=row["last"])
 
 
 def _transactions(looking: _Look, *, sees_all: bool) -> tuple[OpenTransaction, ...]:

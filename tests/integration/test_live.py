@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
@@ -421,6 +422,47 @@ def test_a_locked_table_is_not_waited_for(drink_water: Target) -> None:
     assert "indexes: another session holds an ACCESS EXCLUSIVE lock" in missed(facts)
     assert (facts.sees_indexes, facts.indexes, missing_indexes(facts)) == (False, (), ())
     assert [found.query for found in facts.transactions] == ["LOCK TABLE water_intake"]
+
+
+@pytest.mark.every_version
+def test_a_locked_partition_hides_no_table(database: Target) -> None:
+    ask(
+        database,
+        "CREATE TABLE part (id int) PARTITION BY RANGE (id);"
+        "CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (1000);"
+        "INSERT INTO part SELECT generate_series(1, 900); ANALYZE part",
+    )
+    with session(database) as other, other.transaction():
+        other.execute("LOCK TABLE ONLY part_1")
+        facts = looked(database)
+    whole, leaf = (facts.table(TableName("public", name)) for name in ("part", "part_1"))
+    assert whole is not None
+    assert leaf is not None
+    assert (whole.rows, leaf.rows) == (900, 900)
+    assert whole.heap_bytes == leaf.heap_bytes > 0
+
+
+def test_the_lock_table_is_left_to_the_application(database: Target) -> None:
+    many = 3 * live.SEQUENCES_AT_ONCE
+    ask(
+        database,
+        f"DO $$ BEGIN FOR n IN 1001..{1000 + many} LOOP"
+        " EXECUTE format('CREATE TABLE t%s (id serial PRIMARY KEY)', n); END LOOP; END $$; INSERT INTO t1001 DEFAULT VALUES",
+    )
+    locks = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE application_name = 'lockstep:plan'"
+    held = []
+    with session(database) as other, session(database) as monitor, other.transaction():
+        # Behind this lock the look waits, with the locks that it has by then.
+        other.execute(f"ALTER SEQUENCE t{1000 + many}_id_seq CACHE 2".encode())
+        with ThreadPoolExecutor(1) as pool:
+            looking = pool.submit(looked, database)
+            while not looking.done():
+                held.append(int(str(monitor.execute(locks.encode()).fetchall()[0][0])))
+        facts = looking.result()
+    assert live.SEQUENCES_AT_ONCE <= max(held) < 2 * live.SEQUENCES_AT_ONCE
+    assert "the last numbers of some sequences: another session holds" in missed(facts)
+    assert next(key.last for key in facts.keys if key.table.name == "t1001") == 1
+    assert len(facts.keys) == many
 
 
 def test_lockstep_does_not_look_at_itself(database: Target) -> None:

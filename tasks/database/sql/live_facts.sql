@@ -10,20 +10,28 @@ SELECT current_setting('server_version_num')::int AS server_version, current_dat
        current_setting('track_counts')::bool AS counts,
        (SELECT d.stats_reset FROM pg_catalog.pg_stat_database AS d WHERE d.datname = current_database()) AS counted_since
 
--- name: sizes
--- Sizes are the files' own, read under ACCESS SHARE: behind an ACCESS EXCLUSIVE lock this gives up, see `size_estimates`.
--- A partitioned table's are those of its leaves together.
-WITH relation AS (
-    SELECT c.oid, n.nspname, c.relname, c.relkind
+-- name: relations
+-- What `sizes`, `size_estimates` and `tables` begin with: the tables, and the leaves of each, a plain one's being itself.
+-- From pg_inherits, since pg_partition_tree locks every partition until the transaction ends.
+WITH RECURSIVE relation AS (
+    SELECT c.oid, n.nspname, c.relname, c.relkind, c.relispartition, c.reltuples, c.relpages, c.reloptions
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't'
        AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'lockstep')
-), leaf AS (
-    SELECT r.oid, r.oid AS leaf FROM relation AS r WHERE r.relkind <> 'p'
+), tree AS (
+    SELECT r.oid, r.oid AS part, r.relkind FROM relation AS r
     UNION ALL
-    SELECT r.oid, t.relid FROM relation AS r, pg_catalog.pg_partition_tree(r.oid) AS t
-     WHERE r.relkind = 'p' AND t.isleaf AND t.relid <> r.oid
+    SELECT t.oid, c.oid, c.relkind
+      FROM tree AS t JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.part
+      JOIN pg_catalog.pg_class AS c ON c.oid = h.inhrelid
+     WHERE t.relkind = 'p'
+), leaf AS (
+    SELECT t.oid, t.part AS leaf FROM tree AS t WHERE t.relkind <> 'p'
 )
+
+-- name: sizes
+-- Sizes are the files' own, read under ACCESS SHARE: behind an ACCESS EXCLUSIVE lock this gives up, see `size_estimates`.
+-- A partitioned table's are those of its leaves together.
 SELECT r.nspname AS schema, r.relname AS name,
        coalesce(sum(pg_catalog.pg_relation_size(l.leaf)), 0)::bigint AS heap_bytes,
        coalesce(sum(pg_catalog.pg_total_relation_size(nullif(c.reltoastrelid, 0))), 0)::bigint AS toast_bytes,
@@ -33,17 +41,7 @@ SELECT r.nspname AS schema, r.relname AS name,
 
 -- name: size_estimates
 -- The same from pg_class, as of the last VACUUM or ANALYZE: takes no lock on any table.
-WITH relation AS (
-    SELECT c.oid, n.nspname, c.relname, c.relkind
-      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't'
-       AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'lockstep')
-), leaf AS (
-    SELECT r.oid, r.oid AS leaf FROM relation AS r WHERE r.relkind <> 'p'
-    UNION ALL
-    SELECT r.oid, t.relid FROM relation AS r, pg_catalog.pg_partition_tree(r.oid) AS t
-     WHERE r.relkind = 'p' AND t.isleaf AND t.relid <> r.oid
-), block AS (
+, block AS (
     SELECT current_setting('block_size')::bigint AS size
 )
 SELECT r.nspname AS schema, r.relname AS name,
@@ -59,26 +57,21 @@ SELECT r.nspname AS schema, r.relname AS name,
 -- name: tables
 -- Rows are the estimate of the last VACUUM or ANALYZE, NULL where there never was one (PostgreSQL 13 keeps no -1). A
 -- row's width is that of the columns whose statistics the role may see: `columns_measured` of `columns`.
-WITH relation AS (
-    SELECT c.oid, n.nspname, c.relname, c.relkind, c.relispartition, c.reltuples, c.relpages, c.reloptions
-      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't'
-       AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'lockstep')
-), width AS MATERIALIZED (
+, width AS MATERIALIZED (
     SELECT s.schemaname, s.tablename, s.inherited, count(*)::int AS columns,
            sum(s.avg_width * (1 - s.null_frac))::float8 AS bytes, bool_or(s.null_frac > 0) AS has_nulls
       FROM pg_catalog.pg_stats AS s
      WHERE s.schemaname !~ '^pg_' AND s.schemaname NOT IN ('information_schema', 'lockstep')
      GROUP BY s.schemaname, s.tablename, s.inherited
 ), leaves AS (
-    SELECT r.oid, sum(CASE WHEN lc.reltuples > 0 THEN lc.reltuples ELSE 0 END)::float8 AS rows,
+    SELECT l.oid, sum(CASE WHEN lc.reltuples > 0 THEN lc.reltuples ELSE 0 END)::float8 AS rows,
            bool_or(lc.reltuples < 0 OR (lc.reltuples = 0 AND lc.relpages = 0 AND s.last_analyze IS NULL
                                         AND s.last_autoanalyze IS NULL)) AS unknown
-      FROM relation AS r, pg_catalog.pg_partition_tree(r.oid) AS t
-      JOIN pg_catalog.pg_class AS lc ON lc.oid = t.relid
-      LEFT JOIN pg_catalog.pg_stat_all_tables AS s ON s.relid = t.relid
-     WHERE r.relkind = 'p' AND t.isleaf AND t.relid <> r.oid
-     GROUP BY r.oid
+      FROM relation AS r JOIN leaf AS l ON l.oid = r.oid
+      JOIN pg_catalog.pg_class AS lc ON lc.oid = l.leaf
+      LEFT JOIN pg_catalog.pg_stat_all_tables AS s ON s.relid = l.leaf
+     WHERE r.relkind = 'p'
+     GROUP BY l.oid
 )
 SELECT r.nspname AS schema, r.relname AS name, r.relkind::text AS kind,
        CASE WHEN r.relispartition THEN (
@@ -226,8 +219,7 @@ SELECT k.conname AS name, n.nspname AS schema, c.relname AS table_name,
  ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C", k.conname COLLATE "C"
 
 -- name: keys
--- Integer columns that get their numbers from a sequence (`last` is its last number, NULL before the first, or where
--- the role may not see it), and integer primary keys without one (`last` is the highest number in the statistics).
+-- Integer columns that get their numbers from a sequence (whose last number `last_values` tells), and integer primary keys without one (`last` is the highest number in the statistics).
 WITH fed AS (
     SELECT d.refobjid AS relation, d.refobjsubid::int AS attnum, d.objid AS sequence
       FROM pg_catalog.pg_depend AS d
@@ -256,8 +248,7 @@ SELECT n.nspname AS schema, c.relname AS table_name, a.attname AS "column", a.at
                           FROM pg_catalog.pg_stats AS s
                          WHERE s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = a.attname
                          ORDER BY s.inherited DESC LIMIT 1) AS h)
-            WHEN pg_catalog.has_sequence_privilege(q.seqrelid, 'SELECT, USAGE')
-            THEN pg_catalog.pg_sequence_last_value(q.seqrelid) END AS last,
+            END AS last,
        q.seqrelid IS NULL OR pg_catalog.has_sequence_privilege(q.seqrelid, 'SELECT, USAGE') AS seen
   FROM numbered
   JOIN pg_catalog.pg_class AS c ON c.oid = numbered.relation AND c.relkind IN ('r', 'p')
@@ -278,13 +269,22 @@ SELECT clock_timestamp() AS at,
        (SELECT coalesce(jsonb_agg(jsonb_build_object(
                    'table', jsonb_build_array(s.schemaname, s.relname), 'inserted', s.n_tup_ins, 'updated', s.n_tup_upd,
                    'deleted', s.n_tup_del, 'hot', s.n_tup_hot_upd)), '[]')
-          FROM pg_catalog.pg_stat_user_tables AS s WHERE s.schemaname <> 'lockstep') AS tables,
-       (SELECT coalesce(jsonb_agg(jsonb_build_object(
-                   'sequence', jsonb_build_array(n.nspname, c.relname),
-                   'last', pg_catalog.pg_sequence_last_value(c.oid))), '[]')
-          FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-         WHERE c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'lockstep'
-           AND CASE WHEN c.relkind = 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT, USAGE') END) AS sequences
+          FROM pg_catalog.pg_stat_user_tables AS s WHERE s.schemaname <> 'lockstep') AS tables
+
+-- name: sequences
+-- Those whose last number the role may see.
+SELECT c.oid::int8 AS oid
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'lockstep'
+   AND CASE WHEN c.relkind = 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT, USAGE') END
+ ORDER BY c.oid
+
+-- name: last_values
+-- The last number of each, NULL before the first. Each is locked (ROW EXCLUSIVE) until the transaction ends, so only
+-- some are asked for at a time: the server's lock table is the application's too.
+SELECT n.nspname AS schema, c.relname AS name, pg_catalog.pg_sequence_last_value(c.oid) AS last
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.oid = ANY (%(oids)s::oid[])
 
 -- name: transactions
 -- Open transactions of this database, the oldest first, with the locks that they hold on its tables. Of other roles'
