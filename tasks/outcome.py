@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import psycopg
+
 from tasks.artifacts import publish_markdown
 from tasks.database.connection import connect
+from tasks.database.failures import described
 from tasks.database.foresight import error_of
 from tasks.database.ledger import Ledger
 from tasks.databases import target_of
@@ -20,7 +23,6 @@ from tasks.planning.errors import (
     SchemaChanged,
     Waiting,
 )
-from tasks.planning.forecast import ForecastError
 from tasks.planning.states import MigrationState, PhaseState
 
 NOT_OURS = (RunnerBusy, LeaseLost, CannotConnect)
@@ -47,8 +49,7 @@ def finish(migration: str, database: str) -> Outcome:
     """Mark a migration as finished and publish the result, with how wrong its forecast was."""
     _set(migration, database, MigrationState.FINISHED)
     outcome = Outcome("finished", migration, database, f"{migration} is finished: the new shape is in place.")
-    error = _compared(migration, database)
-    return _told(outcome, f"Forecast: {error}." if error.steps else "")
+    return _told(outcome, _compared(migration, database))
 
 
 def stop(migration: str, database: str, phase: str) -> Outcome:
@@ -90,13 +91,21 @@ def _failure_text(error: Exception, migration: str) -> str:
     return "\n\n".join((f"# {migration} stopped", f"**{error.what}**", error.safety, error.remedy or ""))
 
 
-def _compared(migration: str, database: str) -> ForecastError:
-    """Return how wrong the forecast was, and keep it in the ledger: its own steps go with `lockstep cleanup`."""
-    with connect(target_of(database), role="result") as connection:
-        ledger = Ledger(connection)
-        error = error_of(ledger, migration)
-        ledger.event(migration, "forecast", error.model_dump(mode="json"))
-    return error
+def _compared(migration: str, database: str) -> str:
+    """Return how wrong the forecast was, and keep it in the ledger: its own steps go with `lockstep cleanup`.
+
+    Raises nothing that the database says: the migration is finished by now, whether or not this can be told.
+    """
+    try:
+        with connect(target_of(database), role="result") as connection:
+            ledger = Ledger(connection)
+            error = error_of(ledger, migration)
+            ledger.event(migration, "forecast", error.model_dump(mode="json"))
+    except psycopg.Error as unkept:
+        return f"The forecast could not be compared with the run: {described(unkept)}."
+    except LockstepError as unkept:
+        return f"The forecast could not be compared with the run: {unkept.what}"
+    return f"Forecast: {error}." if error.steps else ""
 
 
 def _told(outcome: Outcome, more: str = "") -> Outcome:

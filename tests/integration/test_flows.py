@@ -13,7 +13,7 @@ from tasks.planning.plan import Forecast, Plan
 from tasks.planning.states import MigrationState, PhaseState
 from tasks.planning.windows import Window
 from tasks.standing import standing_of
-from tests.integration.notes import NAME, approve, attempts, columns, make_plan, register, run, states
+from tests.integration.notes import NAME, approve, attempts, columns, execute, make_plan, register, run, states
 from tests.integration.openings import open_for, shut
 
 pytestmark = pytest.mark.usefixtures("prefect_here")
@@ -149,6 +149,34 @@ def test_how_wrong_the_forecast_was_is_told_and_kept(notes: Target) -> None:
     (told,) = [event.detail for event in standing_of(notes, NAME).events if event.kind == "forecast"]
     assert [(error["step"], error["verdict"]) for error in told["steps"]] == [(first.id, "quicker")]
     assert 0 < told["actual"] < 60
+
+
+@pytest.mark.parametrize(
+    ("in_the_way", "gap"),
+    [
+        ("RAISE EXCEPTION 'no room'", "RaiseException (P0001)"),
+        ("RAISE EXCEPTION USING ERRCODE = '55P03', MESSAGE = 'busy'", "holds the ledger's rows"),
+    ],
+)
+def test_a_finished_run_is_finished_though_its_forecast_cannot_be_kept(
+    notes: Target, in_the_way: str, gap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import outcome
+
+    published: list[str] = []
+    monkeypatch.setattr(outcome, "publish_markdown", lambda _kind, _name, text: published.append(text))
+    register(notes, make_plan(notes))
+    execute(
+        notes,
+        f"CREATE FUNCTION lockstep.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {in_the_way}; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON lockstep.event FOR EACH ROW WHEN (NEW.kind = 'forecast')"
+        " EXECUTE FUNCTION lockstep.refuse()",
+    )
+    assert run(approved_by="tester").kind == "finished"
+    assert standing_of(notes, NAME).state is MigrationState.FINISHED
+    assert "is finished" in published[-1]
+    assert "The forecast could not be compared" in published[-1]
+    assert gap in published[-1]
 
 
 def test_cleanup_keeps_a_summary_only(notes: Target) -> None:
