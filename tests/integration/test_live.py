@@ -447,7 +447,8 @@ def test_the_lock_table_is_left_to_the_application(database: Target) -> None:
     ask(
         database,
         f"DO $$ BEGIN FOR n IN 1001..{1000 + many} LOOP"
-        " EXECUTE format('CREATE TABLE t%s (id serial PRIMARY KEY)', n); END LOOP; END $$; INSERT INTO t1001 DEFAULT VALUES",
+        " EXECUTE format('CREATE TABLE t%s (id serial PRIMARY KEY)', n); END LOOP; END $$;"
+        "INSERT INTO t1001 DEFAULT VALUES",
     )
     locks = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE application_name = 'lockstep:plan'"
     held = []
