@@ -11,7 +11,7 @@ from psycopg.rows import TupleRow
 from tasks.database.calibration import SECONDS, calibrate, computing_ratio
 from tasks.database.clone import scratch_server
 from tasks.database.connection import Target, connect
-from tasks.database.failures import connection_lost
+from tasks.database.failures import described
 from tasks.database.hours import measured
 from tasks.database.ledger import Ledger
 from tasks.database.live import SAMPLE_SECONDS, look
@@ -51,7 +51,7 @@ def known_paces(
 
     Calibrated are the plan's largest tables, and none where even the built-in paces foretell moments. ``scratch`` is an
     autocommit connection to a database of its own on another server; None does without: nobody's server is worked for
-    seconds to know a forecast. Raises psycopg's errors of a lost connection only.
+    seconds to know a forecast. Raises psycopg's errors of a lost ``live`` connection only.
     """
     unseen: tuple[Unseen, ...] = ()
     try:
@@ -65,9 +65,9 @@ def known_paces(
             ratio = computing_ratio(live, scratch)
             calibrations = tuple(calibrate(scratch, facts, table, ratio=ratio, seconds=seconds) for table in wanted)
         except psycopg.Error as error:
-            if connection_lost(error):
+            if live.closed:
                 raise
-            unseen += (Unseen(what="a calibration", why=f"it failed (SQLSTATE {error.sqlstate})"),)
+            unseen += (Unseen(what="a calibration", why=f"it failed: {described(error)}"),)
     return paces(runs, calibrations, unseen)
 
 

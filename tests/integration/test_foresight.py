@@ -182,9 +182,20 @@ def test_a_failed_calibration_leaves_nothing_either(
         calibrate(scratch, looked(readings), READINGS, seconds=0.3)
     with connect(readings, role="plan") as connection:
         known = known_paces(connection, scratch, plan(), looked(readings))
-    assert [str(found) for found in known.unseen] == ["a calibration: it failed (SQLSTATE 22012)"]
+    assert [str(found) for found in known.unseen] == ["a calibration: it failed: DivisionByZero (22012)"]
     assert known.of(READINGS, "backfill").source == "built-in"
     assert ask(readings, "SELECT 1 FROM pg_namespace WHERE nspname = 'lockstep_calibration'") == []
+
+
+def test_a_scratch_server_that_dies_is_a_gap_and_not_the_end(
+    readings: Target, scratch: psycopg.Connection[TupleRow]
+) -> None:
+    facts = looked(readings)
+    with connect(readings, role="plan") as connection:
+        connection.execute("SELECT pg_terminate_backend(%s)", (scratch.info.backend_pid,))
+        known = known_paces(connection, scratch, plan(), facts)
+        assert "a calibration: it failed: AdminShutdown (57P01)" in map(str, known.unseen)
+        assert known.of(READINGS, "backfill").source == "built-in"
 
 
 def test_the_same_server_computes_as_fast_as_itself(readings: Target, scratch: psycopg.Connection[TupleRow]) -> None:
