@@ -14,7 +14,15 @@ class Question:
     alarm: str
 
 
+LIMITS = "SET statement_timeout = '5s'; SET lock_timeout = '1s'"
+"""Before them in the same session: who looks at a busy server must not add to what it has to do."""
+
 QUESTIONS: tuple[Question, ...] = (
+    Question(
+        "whether this role sees what is asked for below: of other roles' sessions and of replicas it may see nothing",
+        "SELECT current_user AS role WHERE NOT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')",
+        "any: no row below means nothing then; GRANT pg_monitor to the role",
+    ),
     Question(
         "sessions of the application that wait for one of Lockstep's",
         "SELECT a.pid, a.application_name, now() - a.query_start AS since FROM pg_stat_activity AS a"

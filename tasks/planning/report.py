@@ -9,7 +9,7 @@ from typing import NamedTuple, assert_never, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tasks.planning.monitoring import QUESTIONS
+from tasks.planning.monitoring import LIMITS, QUESTIONS
 from tasks.planning.names import TableName
 from tasks.planning.plan import (
     LOCK_ORDER,
@@ -75,6 +75,7 @@ def render(plan: Plan, survey: Survey | None = None) -> str:
             going_back=going_back(plan),
             announcements=announcements(plan),
             watched=QUESTIONS,
+            watch_limits=LIMITS,
             level=worst(plan.risks),
             stalls=stalls(plan),
             seen=observations(survey.facts, plan.tables) if survey else (),

@@ -9,8 +9,11 @@ import pytest
 
 from tasks.database.connection import Target, connect
 from tasks.database.ledger import install
-from tasks.planning.monitoring import QUESTIONS
+from tasks.planning.monitoring import LIMITS, QUESTIONS
 from tests.integration.journey import eventually
+from tests.integration.test_live import humble
+
+SIGHT, WAITING = QUESTIONS[:2]
 
 
 @pytest.mark.every_version
@@ -19,6 +22,7 @@ def test_it_can_be_asked(database: Target, about: str) -> None:
     (question,) = (one for one in QUESTIONS if one.about == about)
     with connect(database, role="test") as connection:
         install(connection)
+        connection.execute(LIMITS.encode())
         assert connection.execute(question.sql.encode()).fetchall() == []
 
 
@@ -30,8 +34,24 @@ def test_a_session_that_waits_for_lockstep_is_seen(database: Target) -> None:
             with work.transaction():
                 work.execute("LOCK TABLE busy")
                 waiting = pool.submit(_write, database)
-                eventually(lambda: len(monitor.execute(QUESTIONS[0].sql.encode()).fetchall()) == 1, "somebody is seen")
+                eventually(lambda: len(monitor.execute(WAITING.sql.encode()).fetchall()) == 1, "somebody is seen")
             waiting.result(timeout=10)
+
+
+def test_a_role_that_sees_nothing_is_told_so(database: Target) -> None:
+    with humble(database) as poor, connect(poor, role="test") as connection:
+        assert connection.execute(SIGHT.sql.encode()).fetchall() == [(connection.info.user,)]
+    with humble(database, "pg_monitor") as able, connect(able, role="test") as connection:
+        assert connection.execute(SIGHT.sql.encode()).fetchall() == []
+
+
+def test_an_answer_is_not_waited_for_long(database: Target) -> None:
+    with connect(database, role="test") as connection:
+        connection.execute(LIMITS.encode())
+        shown = [
+            connection.execute(f"SHOW {name}".encode()).fetchone() for name in ("statement_timeout", "lock_timeout")
+        ]
+        assert shown == [("5s",), ("1s",)]
 
 
 def _write(database: Target) -> None:
