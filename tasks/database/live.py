@@ -254,8 +254,8 @@ def _keys(looking: _Look, written: Written | None) -> tuple[KeyFacts, ...]:
     found = []
     for row in looking.rows("keys", "keys and sequences"):
         sequence = TableName(*row["sequence"]) if row["sequence"] else None
-        key = {**_named(row), "sequence": sequence}
-        found.append(KeyFacts.model_validate(key if sequence is None else {**key, "last": last.get(sequence)}))
+        row = {**_named(row), "sequence": sequence}
+        found.append(KeyFacts.model_validate(row if sequence is None else {**row, "last": last.get(sequence)}))
     for key in found:
         if not key.seen and key.sequence is not None:
             looking.hide(
