@@ -123,7 +123,8 @@ def _why_not_run(text: str, kind: str, names: frozenset[str]) -> str | None:
 def reaching(catalog: Catalog, statements: Iterable[Statement] = ()) -> frozenset[str]:
     """Return the names, without schema, of what runs code that reaches beyond the database.
 
-    Functions and views of the schema and of ``statements``, those that use such ones, and tables with such a trigger.
+    Functions and views of the schema and of ``statements``, those that use such ones, tables with such a trigger, and
+    foreign tables, unless their name is another table's too.
     """
     texts = [
         (_name(item.name), _COMMENTS.sub(" ", item.definition))
@@ -136,7 +137,10 @@ def reaching(catalog: Catalog, statements: Iterable[Statement] = ()) -> frozense
         for trigger in table.triggers
     ]
     texts += [(name, _COMMENTS.sub(" ", statement.sql)) for statement in statements for name in _made(statement)]
-    found = frozenset(name for name, text in texts if _CODE.search(text))
+    local = {table.name.name for table in catalog.tables if table.kind != "f"}
+    found = frozenset(name for name, text in texts if _CODE.search(text)) | (
+        {table.name.name for table in catalog.tables if table.kind == "f"} - local
+    )
     while found:
         users = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(found)))})\b")
         more = found | {name for name, text in texts if users.search(text)}

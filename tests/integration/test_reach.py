@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from tasks.database.clone import SchemaClone
 from tasks.database.connection import Target, connect
@@ -16,7 +17,7 @@ from tasks.database.trace import trace_change
 from tasks.planning.errors import Unsupported
 from tasks.planning.statements import parse_change, read_statements
 from tasks.planning.transactions import SourceFile
-from tests.conftest import AnyServer
+from tests.conftest import INTAKES, AnyServer
 
 SETTINGS = (("search_path", "public"), ("TimeZone", "UTC"))
 
@@ -176,3 +177,39 @@ def test_a_clone_cannot_log_in_to_the_servers_of_foreign_tables(database: Target
     with SchemaClone(database, database) as clone, connect(clone.fresh(), role="test") as connection:
         assert connection.execute("SELECT count(*) FROM pg_foreign_table").fetchone() == (1,)
         assert connection.execute("SELECT count(*) FROM pg_user_mappings").fetchone() == (0,)
+
+
+@pytest.mark.every_version
+def test_a_delete_of_a_foreign_table_that_is_looked_at_deletes_nothing(database: Target, drink_water: Target) -> None:
+    with connect(database, role="test") as live:
+        found = live.execute(
+            "SELECT name FROM pg_available_extensions WHERE name IN ('postgres_fdw', 'dblink')"
+        ).fetchall()
+        if len(found) != 2:
+            pytest.skip("the embedded server has no contrib")
+        parts = conninfo_to_dict(drink_water.conninfo)
+        server = {"host": parts["host"], "port": parts["port"], "dbname": drink_water.name}
+        options = sql.SQL(", ").join(sql.SQL("{} {}").format(sql.Identifier(k), str(v)) for k, v in server.items())
+        login = sql.SQL(", ").join(
+            sql.SQL("{} {}").format(sql.Identifier(k), str(parts[k])) for k in ("user", "password") if k in parts
+        )
+        live.execute(
+            sql.SQL(
+                "CREATE EXTENSION postgres_fdw; CREATE EXTENSION dblink;"
+                "CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({});"
+                "CREATE USER MAPPING FOR CURRENT_USER SERVER s OPTIONS ({});"
+                "CREATE FOREIGN TABLE remote (id bigint) SERVER s OPTIONS (table_name 'water_intake')"
+            ).format(options, login)
+        )
+        assert live.execute("SELECT count(*) FROM remote").fetchone() == (INTAKES,), "the way is open on the live side"
+        with SchemaClone(database, database) as clone:
+            for text in (
+                "DELETE FROM remote",
+                "DO $$ BEGIN DELETE FROM remote; END $$",
+                "SELECT dblink_exec('s', 'TRUNCATE water_intake')",
+                "DO $$ BEGIN PERFORM dblink_exec('s', 'TRUNCATE water_intake'); END $$",
+            ):
+                file = SourceFile("s.sql", text, read_statements(text, source="s.sql"))
+                (facts,) = trace_files([file], clone, SETTINGS).facts
+                assert facts.not_run is not None
+        assert live.execute("SELECT count(*) FROM remote").fetchone() == (INTAKES,)
