@@ -2,82 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks.planning import parser, wording
-from tasks.planning.catalog import Catalog, Column, Constraint, Dependent, Index, SchemaObject, Table
-from tasks.planning.facts import Refusal, StatementFacts
-from tasks.planning.findings import telling
+from tasks.planning import parser
+from tasks.planning.catalog import Catalog, Constraint, Dependent, Index, SchemaObject, Trigger
+from tasks.planning.facts import Refusal
 from tasks.planning.findings.allowances import Allowance
 from tasks.planning.findings.catalogue import BY_ID, RULES
 from tasks.planning.findings.judging import Verdict, judge
 from tasks.planning.findings.page import page
-from tasks.planning.meaning import changes
 from tasks.planning.names import TableName
-from tasks.planning.paces import BUILT_IN, foretold
 from tasks.planning.plan import LockMode
-from tasks.planning.script import script
+from tests.unit.judged import T, U, catalog, column, file, ids, step, table
 
-T, U = TableName("public", "t"), TableName("public", "u")
 FINDINGS = Path(__file__).parents[2] / "docs" / "findings.md"
-
-
-def column(name: str, number: int, **more: Any) -> Column:
-    return Column(name=name, attnum=number, **{"type": "integer", "not_null": False, **more})
-
-
-def table(name: TableName = T, oid: int = 1, **more: Any) -> Table:
-    base: dict[str, Any] = {
-        "name": name, "oid": oid, "kind": "r", "persistence": "p", "owner": "app",
-        "columns": (column("a", 1), column("b", 2)),
-    }  # fmt: skip
-    return Table(**{**base, **more})
-
-
-def catalog(*tables: Table, objects: tuple[SchemaObject, ...] = ()) -> Catalog:
-    return Catalog(server_version=160004, database="d", tables=tables, objects=objects)
-
-
-Step = tuple[str, Catalog, dict[str, Any]]
-
-
-def step(sql: str, after: Catalog | None = None, **seen: Any) -> Step:
-    """A statement, what the catalog is after it (else as before), and what was seen."""
-    return sql, after if after is not None else catalog(), seen
-
-
-def file(before: Catalog, *steps: Step, name: str = "v1.sql") -> tuple[StatementFacts, ...]:
-    """The facts of a file in one transaction: locks are held to its end."""
-    found: list[StatementFacts] = []
-    held: dict[TableName, LockMode] = {}
-    for number, (sql, after, seen) in enumerate(steps, start=1):
-        now = after if after.tables else before
-        own: Mapping[TableName, LockMode] = seen.get("own", {})
-        held |= own
-        (statement,) = script(sql, name).file.statements
-        found.append(
-            StatementFacts(
-                index=number, file=name, statement=statement.model_copy(update={"line": number}),
-                in_transaction=not statement.concurrent, own=own, held=dict(held),
-                rewrites=seen.get("rewrites", ()), index_builds=seen.get("index_builds", ()),
-                scans=seen.get("scans", ()), validations=(), changes=changes(before, now),
-                before=before, after=now, refused=seen.get("refused"), server_major=16,
-            )
-        )  # fmt: skip
-        before = now
-    return tuple(found)
-
-
-def ids(verdict: Verdict) -> set[str]:
-    """The findings, without those that only concern timeouts and statistics."""
-    return {item.rule.id for item in verdict.findings} - {
-        "lock-timeout-missing", "statement-timeout-missing", "analyze-missing",
-    }  # fmt: skip
 
 
 def test_the_page_is_what_the_rules_say() -> None:
@@ -209,6 +151,13 @@ def test_a_name_that_is_given_back_in_the_same_file_was_never_gone() -> None:
         ("UPDATE t SET b = 1 WHERE t.a IN (5, 6) AND b > 3", False),
         ("DELETE FROM t WHERE a = '5'::int", False),
         ("DELETE FROM t WHERE public.t.a = 5", False),
+        ("MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN UPDATE SET b = 1", True),
+        ("MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN DELETE", True),
+        ("MERGE INTO t USING u ON t.a = u.a WHEN NOT MATCHED THEN INSERT VALUES (1)", False),
+        ("MERGE INTO t USING u ON t.a = 5 WHEN MATCHED THEN UPDATE SET b = 1", False),
+        ("WITH gone AS (DELETE FROM t RETURNING *) SELECT count(*) FROM gone", True),
+        ("WITH gone AS (DELETE FROM t WHERE a = 5 RETURNING *) SELECT count(*) FROM gone", False),
+        ("WITH one AS (SELECT 5) DELETE FROM t", True),
         ("UPDATE t AS x SET b = 1 FROM u WHERE x.a = 5 AND x.b = u.b", False),
     ],
 )
@@ -304,53 +253,6 @@ def test_what_is_allowed_is_still_dangerous_but_stops_nobody() -> None:
     assert ids(judged(Allowance(0, 1, (), ""))) == {"column-renamed", "allowance-unknown"}
 
 
-def test_a_statement_that_fails_cannot_be_allowed() -> None:
-    refused = Refusal('column "q" does not exist', "42703", 1, 18, "Perhaps you meant b.")
-    facts = file(catalog(table()), step("ALTER TABLE t DROP q", refused=refused))
-    (verdict,) = judge(facts, {("v1.sql", 0): (Allowance(0, 1, ("statement-fails",), "it works for me"),)})
-    assert verdict.fails
-    assert not verdict.dangerous
-    assert [(item.rule.id, item.allowed) for item in verdict.findings] == [("statement-fails", None)]
-    shown = telling.text([verdict], None)
-    assert "     1 | ALTER TABLE t DROP q\n       |                  ^\n       Perhaps you meant b.\n" in shown
-    assert telling.document([verdict])["statements"][0]["error"] == 'column "q" does not exist [42703]'
-
-
-def test_the_document_is_that_of_the_contract() -> None:
-    wide = catalog(table(columns=(column("a", 1, type="bigint"), column("b", 2))))
-    facts = file(
-        catalog(table()),
-        step("ALTER TABLE t ALTER a TYPE bigint", wide, own={T: "ACCESS EXCLUSIVE", U: "ACCESS SHARE"}, rewrites=(T,),
-             index_builds=(("t_pkey", T),), scans=(T,)),
-    )  # fmt: skip
-    (statement,) = telling.document(judge(facts))["statements"]
-    findings = statement.pop("findings")
-    assert statement == {
-        "index": 1, "file": "v1.sql", "line": 1, "sql": "ALTER TABLE t ALTER a TYPE bigint", "in_transaction": True,
-        "locks": {"public.t": "AccessExclusiveLock"}, "held": {"public.t": "AccessExclusiveLock"},
-        "index_locks": {},
-        "rewrites": ["public.t"], "index_builds": ["public.t_pkey"], "scans": ["public.t"], "validations": [],
-        "source": "measured", "not_run": None, "error": None, "dangerous": True,
-    }  # fmt: skip
-    assert findings[0]["id"] == "type-change-rewrites"
-    assert set(findings[0]) == {"id", "severity", "message", "safe", "allowed"}
-
-
-def test_the_text_says_how_long_it_takes_where_the_size_is_known() -> None:
-    facts = file(catalog(table()), step("CREATE INDEX i ON t (a)", own={T: "SHARE"}, index_builds=(("i", T),)))
-    verdicts = judge(facts)
-    unknown = telling.text(verdicts, None)
-    assert (
-        "v1.sql:1  DANGEROUS\n     1 | CREATE INDEX i ON t (a)\n  lock  SHARE on public.t: blocks writes\n" in unknown
-    )
-    assert "builds index i on public.t\n" in unknown
-    assert "known only with --database" in unknown
-    assert "Instead: constrain: CREATE INDEX CONCURRENTLY" in unknown
-    known = telling.text(verdicts, catalog(table(rows=80_000_000, bytes=9_000_000_000)))
-    assert "builds index i on public.t (8.38 GiB, about 80,000,000 rows): 67 s to 6.67 min\n" in known
-    assert "known only with --database" not in known
-
-
 def test_what_is_held_ends_with_its_transaction() -> None:
     steps = (
         step("BEGIN"),
@@ -383,13 +285,6 @@ def test_a_statement_that_belongs_in_no_transaction_stands_alone_in_its_file() -
     assert [item.rule.id for item in verdict.findings] == ["concurrently-in-transaction"]
 
 
-def test_statements_with_nothing_to_tell_are_only_counted() -> None:
-    silent = file(catalog(table()), step("SET search_path = x"), step("SELECT 1", own={T: "ACCESS SHARE"}))
-    assert telling.text(judge(silent), None).startswith("2 statements, 0 dangerous; findings: 0 CRITICAL")
-    not_run = (replace(silent[1], not_run="It concerns the whole server."),)
-    assert "v1.sql:2\n     2 | SELECT 1\n  It concerns the whole server.\n" in telling.text(judge(not_run), None)
-
-
 def test_nobody_writes_a_materialized_view() -> None:
     view = SchemaObject(kind="materialized view", name="public.u", oid=9, definition="…")
     before = catalog(table(), objects=(view,))
@@ -399,14 +294,6 @@ def test_nobody_writes_a_materialized_view() -> None:
     assert not ids(verdict)
     (blocking,) = judge(file(before, step(refresh, own={U: "ACCESS EXCLUSIVE"}, scans=(T,))))
     assert blocking.dangerous
-
-
-def test_what_was_not_measured_says_so() -> None:
-    (facts,) = file(catalog(table()), step("CREATE INDEX i ON t (a)", own={T: "SHARE"}, index_builds=(("i", T),)))
-    told = telling.text(judge((replace(facts, source="guessed"),)), None)
-    assert "Told by rules from the statements alone" in told
-    assert "Measured on" not in told
-    assert "Measured on PostgreSQL 16" in telling.text(judge((facts,)), None)
 
 
 def test_partitions_of_an_emptied_table_are_not_emptied_by_cascade() -> None:
@@ -459,13 +346,37 @@ def test_statistics_are_missing_until_their_table_is_analyzed(analyze: str, miss
     assert ("analyze-missing" in {item.rule.id for item in first.findings}) is missing
 
 
-def test_durations_are_those_of_the_plan() -> None:
-    """One place of truth: the paces by which a plan is foretold."""
-    facts = file(catalog(table()), step("ALTER TABLE t CLUSTER ON i", own={T: "SHARE"}, scans=(T,)))
-    told = telling.text(judge(facts), catalog(table(rows=80_000_000, bytes=9_000_000_000)))
-    expected = foretold("scan", 80_000_000, BUILT_IN["scan"])
-    assert f"reads all of public.t (8.38 GiB, about 80,000,000 rows): {wording.forecast(expected)}\n" in told
-    assert "Durations are rough" in told
-    assert ";." not in told
-    never_analyzed = telling.text(judge(facts), catalog(table(rows=0, bytes=9_000_000_000)))
-    assert "(8.38 GiB): 22 s to 3 min\n" in never_analyzed
+def test_what_intercepts_or_narrows_writes_of_the_running_version_is_told() -> None:
+    trigger = Trigger(name="g", definition="…", enabled="O", before_row=True, on_update=False)
+    rule = Dependent(kind="rule", name="r", columns=(), definition="CREATE RULE …")
+    sql, made = (
+        "CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()",
+        catalog(table(triggers=(trigger,))),
+    )
+    for text, after in (
+        (sql, made),
+        ("CREATE RULE r AS ON INSERT TO t DO INSTEAD NOTHING", catalog(table(dependents=(rule,)))),
+    ):
+        (verdict,) = judge(file(catalog(table()), step(text, after)))
+        assert ids(verdict) == {"writes-intercepted"}
+        assert not verdict.dangerous
+    *_, again = judge(file(made, step("DROP TRIGGER g ON t", catalog(table())), step(sql, made)))
+    assert not ids(again), "it was there, as it is"
+    *_, own = judge(file(catalog(table(U, 2)), step("CREATE TABLE t ()", catalog(table(), table(U, 2))),
+                         step(sql, catalog(table(triggers=(trigger,)), table(U, 2)))))  # fmt: skip
+    assert not ids(own)
+
+
+@pytest.mark.parametrize(
+    ("sql", "found"),
+    [("ALTER DOMAIN d ADD CHECK (VALUE > 0) NOT VALID", True), ("ALTER DOMAIN d SET NOT NULL", True),
+     ("ALTER DOMAIN d DROP NOT NULL", False), ("ALTER DOMAIN d SET DEFAULT 5", False)],
+)  # fmt: skip
+def test_a_domains_new_rule_is_a_demand(sql: str, found: bool) -> None:
+    def domain(definition: str) -> Catalog:
+        return catalog(table(), objects=(SchemaObject(kind="domain", name="public.d", oid=9, definition=definition),))
+
+    (verdict,) = judge(file(domain("integer"), step(sql, domain("another"))))
+    assert ids(verdict) == ({"new-demand"} if found else set())
+    made = file(catalog(table()), step("CREATE DOMAIN d AS integer", domain("integer")), step(sql, domain("another")))
+    assert not ids(judge(made)[1])

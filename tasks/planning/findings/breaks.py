@@ -115,7 +115,7 @@ def _objects(moment: Moment, *kinds: str) -> Iterator[tuple[SchemaObject, Schema
         if change.before is None or change.consequence:
             continue
         before = change.before
-        if before.kind in kinds and any(item.oid == before.oid for item in moment.start.objects):
+        if before.kind in kinds and moment.original_object(before):
             # By name: what is dropped and made again in one file is another object of the same use.
             last = next(
                 (item for item in moment.end.objects if (item.kind, item.name) == (before.kind, before.name)), None

@@ -6,12 +6,23 @@ from collections.abc import Iterator
 
 from tasks.planning import parser
 from tasks.planning.catalog import Constraint, Index, Table
-from tasks.planning.change import ColumnChanged, ConstraintAdded, IndexAdded, IndexDropped, TableAdded
+from tasks.planning.change import (
+    ColumnChanged,
+    ConstraintAdded,
+    DependentChanged,
+    IndexAdded,
+    IndexDropped,
+    ObjectChanged,
+    TableAdded,
+    TriggerChanged,
+)
 from tasks.planning.findings.moment import Moment
 from tasks.planning.findings.rule import Hit, Rule
 from tasks.planning.names import TableName, display
 
 _DEMANDS = frozenset({"check", "foreign_key", "unique", "primary_key", "exclusion"})
+_NARROWS = ("C", "O")
+"""ALTER DOMAIN … ADD CONSTRAINT and SET NOT NULL, in the parse tree."""
 
 
 def _demand(moment: Moment) -> Iterator[Hit]:
@@ -27,6 +38,24 @@ def _demand(moment: Moment) -> Iterator[Hit]:
             case IndexAdded(consequence=False, after=index) if index.unique:
                 if _concerns_written(moment, change.table, index.columns):
                     yield Hit(f"The unique index {display(index.name)} holds for {change.table}.", change.table)
+            case ObjectChanged(consequence=False, before=domain) if domain is not None and domain.kind == "domain":
+                if moment.original_object(domain) and moment.kind == "alter_domain" and moment.node.subtype in _NARROWS:
+                    yield Hit(f"The new rule of domain {domain.name} holds for every column of it.")
+            case _:
+                pass
+
+
+def _intercepted(moment: Moment) -> Iterator[Hit]:
+    for change in moment.now.changes:
+        match change:
+            case TriggerChanged(before=None, consequence=False, after=trigger) if trigger is not None:
+                known = moment.original(change.table)
+                if known is not None and trigger not in known.triggers:
+                    yield Hit(f"Trigger {display(trigger.name)} runs in statements on {change.table}.", change.table)
+            case DependentChanged(before=None, consequence=False, after=rule) if rule is not None:
+                known = moment.original(change.table)
+                if rule.kind == "rule" and known is not None and rule not in known.dependents:
+                    yield Hit(f"Rule {display(rule.name)} rewrites statements on {change.table}.", change.table)
             case _:
                 pass
 
@@ -199,7 +228,7 @@ RULES = (
     Rule(
         id="new-demand",
         severity="WARNING",
-        condition="A constraint, NOT NULL or a unique index on columns that the running version writes.",
+        condition="A constraint, NOT NULL, a domain's rule or a unique index on what the running version writes.",
         effect="A statement of the running version that breaks it fails from now on, also where it is NOT VALID.",
         why="NOT VALID leaves out the rows that are there, not those that are written.",
         safe="contract: demands are made when only the new version runs, after an approval that names them.",
@@ -209,6 +238,20 @@ RULES = (
             "ALTER TABLE purchase ADD CONSTRAINT pages_positive CHECK (pages > 0) NOT VALID;",
         ),
         finds=_demand,
+    ),
+    Rule(
+        id="writes-intercepted",
+        severity="WARNING",
+        condition="A trigger or a rule on a table that was there.",
+        effect="It runs for the running version too: what it refuses fails, and what it changes is stored so.",
+        why="The running version was never tried with it, and nothing in its code shows that it is there.",
+        safe="contract: it comes when only the new version writes; or it lets pass whatever the old version writes.",
+        bad="CREATE RULE purchase_kept AS ON DELETE TO purchase DO INSTEAD NOTHING;",
+        good=(
+            "CREATE TABLE visit (id bigint PRIMARY KEY);\n"
+            "CREATE RULE visit_kept AS ON DELETE TO visit DO INSTEAD NOTHING;",
+        ),
+        finds=_intercepted,
     ),
     Rule(
         id="foreign-key-without-index",

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from tasks.planning import parser
-from tasks.planning.catalog import Catalog, Column, Table
+from tasks.planning.catalog import Catalog, Column, SchemaObject, Table
 from tasks.planning.facts import StatementFacts
 from tasks.planning.findings.allowances import Allowance
 from tasks.planning.names import TableName, relation_name
@@ -144,6 +144,10 @@ class Moment:
         """Return a column as it was before the file began; None for a new one."""
         known = self.original(table)
         return next((item for item in known.columns if item.attnum == column.attnum), None) if known else None
+
+    def original_object(self, item: SchemaObject) -> SchemaObject | None:
+        """Return an object that is no table as it was before the file began; None for a new one."""
+        return next((known for known in self.start.objects if known.oid == item.oid), None)
 
     def at_end(self, table: TableName) -> Table | None:
         """Return a table as it is when the file is through, by the name that it has now."""

@@ -14,26 +14,46 @@ from tasks.planning.names import TableName, display
 from tasks.planning.parse_tree import Node, choice
 
 _CONSTANTS = frozenset({"a_const", "type_cast", "param_ref"})
+_WITH = frozenset({"select", "insert", "update", "delete", "merge"})
 _EQUAL = frozenset({"AEXPR_OP", "AEXPR_IN", "AEXPR_OP_ANY", "AEXPR_NOT_DISTINCT"})
 
 
-def is_unbatched(moment: Moment) -> bool:
-    """Whether it is an UPDATE or DELETE of a table that was there, of more rows than one key names."""
-    if moment.kind not in ("update", "delete"):
-        return False
-    table = changed_table(moment)
-    if table is None or moment.original(table.name) is None:
-        return False
-    relation = moment.node.relation
-    known_as = relation.alias.aliasname or relation.relname
-    given = frozenset(_given(moment.node.where_clause, known_as))
-    keys = (constraint for constraint in table.constraints if constraint.kind in ("primary_key", "unique"))
-    return not any(set(key.columns) <= given for key in keys)
+def unbatched(moment: Moment) -> tuple[Table, ...]:
+    """Return the tables that were there and of which it changes or deletes more rows than one key names."""
+    written = (_changed(moment, node) for node in _row_changes(moment) if not _is_keyed(moment, node))
+    return tuple(table for table in written if table is not None and moment.original(table.name))
 
 
-def changed_table(moment: Moment) -> Table | None:
+def _row_changes(moment: Moment) -> Iterator[Node]:
+    """Yield every UPDATE, DELETE, and MERGE that does either: the statement itself, and those in its WITH."""
+    if moment.kind in _WITH:
+        for item in moment.node.with_clause.ctes:
+            query = item.common_table_expr.ctequery
+            name = query.WhichOneof("node")
+            if _changes_rows(name.removesuffix("_stmt"), getattr(query, name)):
+                yield getattr(query, name)
+        if _changes_rows(moment.kind, moment.node):
+            yield moment.node
+
+
+def _changes_rows(verb: str, node: Node) -> bool:
+    if verb == "merge":
+        clauses = (item.merge_when_clause for item in node.merge_when_clauses)
+        return any(choice(clause, "command_type") in ("CMD_UPDATE", "CMD_DELETE") for clause in clauses)
+    return verb in ("update", "delete")
+
+
+def _is_keyed(moment: Moment, node: Node) -> bool:
+    table = _changed(moment, node)
+    condition = node.join_condition if type(node).__name__ == "MergeStmt" else node.where_clause
+    given = frozenset(_given(condition, node.relation.alias.aliasname or node.relation.relname))
+    keys = (item for item in (table.constraints if table else ()) if item.kind in ("primary_key", "unique"))
+    return any(set(key.columns) <= given for key in keys)
+
+
+def _changed(moment: Moment, node: Node) -> Table | None:
     """Return the table that a data statement changes, by its lock where no schema is written."""
-    written = TableName(moment.node.relation.schemaname, moment.node.relation.relname)
+    written = TableName(node.relation.schemaname, node.relation.relname)
     if written.schema:
         return moment.now.before.table(written)
     # Its own lock is not told where its transaction has a stronger one.
@@ -65,9 +85,9 @@ def _given(condition: Node, table: str) -> Iterator[str]:
 
 
 def _unbatched(moment: Moment) -> Iterator[Hit]:
-    table = changed_table(moment) if is_unbatched(moment) else None
-    if table is not None:
-        which = "the rows that its WHERE finds" if moment.node.HasField("where_clause") else "all rows"
+    for table in unbatched(moment):
+        every = moment.kind in ("update", "delete") and not moment.node.HasField("where_clause")
+        which = "all rows" if every else "the rows that it finds"
         yield Hit(f"{moment.kind.upper()} changes {which} of {table.name} in one transaction.", table.name)
 
 
@@ -79,7 +99,7 @@ def _unanalyzed(moment: Moment) -> Iterator[Hit]:
     for added in moment.did(IndexAdded):
         if _has_expression(added.after.definition):
             reasons[added.table] = f"the expression of {display(added.after.name)}"
-    if is_unbatched(moment) and (table := changed_table(moment)) is not None:
+    for table in unbatched(moment):
         reasons[table.name] = "the changed rows"
     analyzed = [_analyzed(facts) for facts in moment.after if facts.statement.kind == "analyze"] if reasons else []
     for name in moment.originals(reasons):
@@ -129,7 +149,7 @@ RULES = (
     Rule(
         id="data-change-unbatched",
         severity="WARNING",
-        condition="UPDATE or DELETE of more rows than a key names.",
+        condition="UPDATE, DELETE or MERGE of more rows than a key names.",
         effect=(
             "Every changed row stays locked to the end, the table grows by as many rows, and VACUUM and standbys "
             "fall behind; whoever writes one of the rows waits."

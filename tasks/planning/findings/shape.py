@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tasks.planning import parser
 from tasks.planning.change import ConstraintAdded, ConstraintChanged
 from tasks.planning.findings.moment import Moment
-from tasks.planning.findings.rows import is_unbatched
+from tasks.planning.findings.rows import unbatched
 from tasks.planning.findings.rule import Hit, Rule
 from tasks.planning.names import display
 from tasks.planning.parse_tree import Node, choice
@@ -36,7 +36,7 @@ def _validated(moment: Moment) -> Iterator[Hit]:
 
 
 def _data_after_lock(moment: Moment) -> Iterator[Hit]:
-    if moment.kind in DATA_KINDS and moment.blocked_before and (moment.works or is_unbatched(moment)):
+    if moment.kind in DATA_KINDS and moment.blocked_before and (moment.works or unbatched(moment)):
         on = next(iter(moment.now.rewrites or moment.now.scans), next(iter(moment.blocked_before)))
         yield Hit(f"{moment.kind.upper().replace('_', ' ')} works on rows under {moment.lock_of(on)}.", on)
 
