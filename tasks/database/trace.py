@@ -54,7 +54,7 @@ def trace_change(
     before = now = snapshot(conn)
     effects: list[Effect] = []
     current, leads = True, True
-    names = reaching(before, statements)
+    names = reaching(_without_row_triggers(before), statements)
     for number, statement in enumerate(statements, start=1):
         if not current:
             now = snapshot(conn)
@@ -63,7 +63,8 @@ def trace_change(
         why = why_not_run(statement, names)
         if why is not None:
             raise Unsupported(
-                f"Statement {number} of the change (line {statement.line}: {_shortened(statement.sql)}). {why}",
+                f"Statement {number} of the change (line {statement.line}: {_shortened(statement.sql)}). "
+                + why.removesuffix("."),
                 instead="Run it by itself, before or after the migration.",
             )
         locks = _run(conn, statement, number, settings)
@@ -73,6 +74,17 @@ def trace_change(
             sorter.learn(did)
             effects.append(Effect(statement, earlier, now, did, locks, number - 1, leads))
     return Trace(before, now if current else snapshot(conn), tuple(effects))
+
+
+def _without_row_triggers(catalog: Catalog) -> Catalog:
+    """Return the catalog without the triggers that run nothing where there are no rows."""
+    tables = (
+        table.model_copy(
+            update={"triggers": tuple(item for item in table.triggers if " FOR EACH ROW " not in item.definition)}
+        )
+        for table in catalog.tables
+    )
+    return catalog.model_copy(update={"tables": tuple(tables)})
 
 
 def _run(

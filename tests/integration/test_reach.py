@@ -166,6 +166,22 @@ def test_a_change_to_plan_does_not_either(database: Target, text: str) -> None:
         assert watcher.execute(SHARED.encode()).fetchone() == before
 
 
+def test_an_update_whose_row_trigger_reaches_further_is_planned(database: Target) -> None:
+    """No row is on the clone, so the trigger does not run there; on the live rows it is meant to."""
+    with connect(database, role="test") as live:
+        live.execute(HELPERS.encode())
+        live.execute(
+            "CREATE TRIGGER later AFTER UPDATE ON watched FOR EACH ROW EXECUTE FUNCTION ending();"
+            "CREATE TABLE other (id int);"
+            "CREATE TRIGGER at_once AFTER UPDATE ON other FOR EACH STATEMENT EXECUTE FUNCTION ending()"
+        )
+    row, statement = (parse_change(f"UPDATE {table} SET id = 1", source="change") for table in ("watched", "other"))
+    with SchemaClone(database, database) as clone, connect(clone.fresh(), role="test") as connection:
+        assert trace_change(connection, row, SETTINGS).effects == ()
+        with pytest.raises(Unsupported, match="reaches beyond"):
+            trace_change(connection, statement, SETTINGS)
+
+
 def test_a_clone_cannot_log_in_to_the_servers_of_foreign_tables(database: Target) -> None:
     """Else a DELETE that is tried on the clone would be one on the other server."""
     with connect(database, role="test") as live:
