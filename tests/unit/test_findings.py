@@ -380,3 +380,17 @@ def test_a_domains_new_rule_is_a_demand(sql: str, found: bool) -> None:
     assert ids(verdict) == ({"new-demand"} if found else set())
     made = file(catalog(table()), step("CREATE DOMAIN d AS integer", domain("integer")), step(sql, domain("another")))
     assert not ids(judge(made)[1])
+
+
+def test_a_partition_that_leaves_takes_its_rows_along() -> None:
+    part = TableName("public", "t_1")
+    whole, apart = (catalog(table(kind="p"), table(part, 2, partition_of=parent)) for parent in (T, None))
+    detach = step("ALTER TABLE t DETACH PARTITION t_1", apart, own=dict.fromkeys((T, part), "ACCESS EXCLUSIVE"))
+    (verdict,) = judge(file(whole, detach))
+    assert ids(verdict) == {"partition-detached"}
+    (told,) = (item.message for item in verdict.findings if item.rule.id == "partition-detached")
+    assert told.startswith("public.t_1 is no longer part of public.t. ")
+    new = file(catalog(table(kind="p")), step("CREATE TABLE t_1 PARTITION OF t DEFAULT", whole), detach)
+    assert "partition-detached" not in ids(judge(new)[1])
+    back = file(whole, detach, step("ALTER TABLE t ATTACH PARTITION t_1 DEFAULT", whole))
+    assert "partition-detached" not in ids(judge(back)[0])

@@ -76,6 +76,21 @@ def _table_dropped(moment: Moment) -> Iterator[Hit]:
             yield Hit(f"{change.table} and its rows are gone.", change.table)
 
 
+def _partition_detached(moment: Moment) -> Iterator[Hit]:
+    for name in moment.now.own:
+        places = (
+            moment.original(name),
+            moment.now.before.table(name),
+            moment.now.after.table(name),
+            moment.at_end(name),
+        )
+        match [table.partition_of for table in places if table is not None]:
+            case [TableName(), TableName() as parent, None, None]:
+                yield Hit(f"{name} is no longer part of {parent}.", name)
+            case _:
+                pass
+
+
 def _schema_gone(moment: Moment) -> Iterator[Hit]:
     if moment.kind in _SCHEMA_KINDS:
         gone = {table.name.schema for table in moment.start.tables} - {table.name.schema for table in moment.end.tables}
@@ -311,6 +326,17 @@ RULES = (
         bad="DROP TABLE address;",
         good=("CREATE TABLE visit (id bigint PRIMARY KEY);\nDROP TABLE visit;",),
         finds=_table_dropped,
+    ),
+    Rule(
+        id="partition-detached",
+        severity="WARNING",
+        condition="DETACH PARTITION of one that was there.",
+        effect="The table no longer shows its rows, and an INSERT of one fails where no other partition takes it.",
+        why="The running version reads and writes the table, not its partitions.",
+        safe="contract: it goes when no running version asks for its rows any more; CONCURRENTLY, which blocks nobody.",
+        bad="ALTER TABLE event DETACH PARTITION event_2024;",
+        good=("CREATE TABLE event_2026 PARTITION OF event FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');",),
+        finds=_partition_detached,
     ),
     Rule(
         id="schema-gone",
