@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tasks.planning.catalog import Catalog, Constraint, Table
+from tasks.planning.catalog import Catalog, Table
 from tasks.planning.names import TableName
 from tasks.planning.plan import TableFacts
+from tasks.planning.referring import finds_referring, search_of
 
 
 def current_state(catalog: Catalog, tables: Sequence[TableName]) -> tuple[TableFacts, ...]:
@@ -36,16 +37,14 @@ def _facts(catalog: Catalog, table: Table) -> TableFacts:
 def _weaknesses(table: Table) -> Iterable[str]:
     if table.primary_key is None:
         yield "no primary key"
+    searches = [search_of(index) for index in table.indexes]
     for constraint in table.constraints:
         if not constraint.validated:
             yield f"constraint {constraint.name} was never validated"
-        if constraint.kind == "foreign_key" and not _is_indexed(table, constraint):
+        if constraint.kind == "foreign_key" and not any(
+            finds_referring(index, constraint.columns) for index in searches
+        ):
             yield f"no index leads with the foreign key {constraint.name} ({', '.join(constraint.columns)})"
     for index in table.indexes:
         if not index.valid:
             yield f"index {index.name} is invalid"
-
-
-def _is_indexed(table: Table, constraint: Constraint) -> bool:
-    width = len(constraint.columns)
-    return any(index.valid and set(index.columns[:width]) == set(constraint.columns) for index in table.indexes)

@@ -13,7 +13,8 @@ from typing import Literal
 
 from tasks.planning.catalog import Snapshot
 from tasks.planning.live import ForeignKeyFacts, IndexFacts, KeyFacts, LiveFacts, LiveTable, WriteRate
-from tasks.planning.names import TableName, display
+from tasks.planning.names import TableName
+from tasks.planning.referring import Search, finds_referring
 
 LARGE_ROWS = 100_000
 """Below, a sequential scan takes some tens of milliseconds, and is often the right way."""
@@ -71,14 +72,8 @@ def _by_table(indexes: Iterable[IndexFacts]) -> Mapping[TableName, list[IndexFac
 
 
 def _serves(index: IndexFacts, key: ForeignKeyFacts) -> bool:
-    """Whether the index finds the rows that refer to a key: its first columns are the foreign key's, in any order.
-
-    A predicate is in the way, but for IS NOT NULL of such a column: a row that refers to something fulfils it.
-    """
-    if not index.valid or index.method not in ("btree", "hash"):
-        return False
-    harmless = {"", *(f"({display(column)} IS NOT NULL)" for column in key.columns)}
-    return set(index.columns[: len(key.columns)]) == set(key.columns) and index.predicate in harmless
+    columns = tuple(column or "" for column in index.columns)
+    return finds_referring(Search(index.method, columns, index.predicate, index.valid), key.columns)
 
 
 Role = Literal["plain", "unique", "constraint"]

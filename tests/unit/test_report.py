@@ -160,7 +160,19 @@ CATALOG = Catalog(
                 ),
             ),
             indexes=(
-                Index(name="broken", oid=3, definition="CREATE INDEX broken ON …", columns=("volume",), valid=False),
+                Index(
+                    name="broken", oid=3, definition="CREATE INDEX broken ON public.intake USING btree (volume)",
+                    columns=("volume",), valid=False,
+                ),
+                # Neither finds the rows of a user: one leaves some out, the other only keeps who it was.
+                Index(
+                    name="large", oid=6, columns=("user_id", "volume"),
+                    definition="CREATE INDEX large ON public.intake USING btree (user_id) WHERE (volume > 500)",
+                ),
+                Index(
+                    name="hashed", oid=7, columns=("user_id",),
+                    definition="CREATE INDEX hashed ON public.intake USING btree (abs(user_id))",
+                ),
             ),
             dependents=(Dependent(kind="view", name="public.daily", columns=("volume",)),),
         ),

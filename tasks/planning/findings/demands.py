@@ -19,6 +19,7 @@ from tasks.planning.change import (
 from tasks.planning.findings.moment import Moment
 from tasks.planning.findings.rule import Hit, Rule
 from tasks.planning.names import TableName, display
+from tasks.planning.referring import finds_referring, search_of
 
 _DEMANDS = frozenset({"check", "foreign_key", "unique", "primary_key", "exclusion"})
 _NARROWS = ("C", "O")
@@ -84,32 +85,12 @@ def _foreign_keys(moment: Moment) -> Iterator[tuple[TableName, Constraint]]:
         yield from ((added.table, key) for key in added.after.constraints if key.kind == "foreign_key")
 
 
-def key_columns(index: Index) -> tuple[str, ...]:
-    """Return the key columns of an index in order, without INCLUDE; an expression is an empty name.
-
-    >>> key_columns(Index(name="i", oid=1, definition="CREATE INDEX i ON s.t USING btree (a, lower(b)) INCLUDE (c)",
-    ...     columns=("a", "c", "b")))
-    ('a', '')
-    """
-    return tuple(item.index_elem.name for item in parser.parse(index.definition)[0].node.index_params)
-
-
-def _is_partial(index: Index) -> bool:
-    return bool(parser.parse(index.definition)[0].node.HasField("where_clause"))
-
-
 def _without_index(moment: Moment) -> Iterator[Hit]:
     for name, key in _foreign_keys(moment):
         table = _last(moment, name)
         if table is None or key.name not in {item.name for item in table.constraints}:
             continue
-        wanted = set(key.columns)
-        serves = (
-            set(key_columns(index)[: len(wanted)]) == wanted
-            for index in table.indexes
-            if index.valid and not _is_partial(index)
-        )
-        if not any(serves):
+        if not any(finds_referring(search_of(index), key.columns) for index in table.indexes):
             columns = ", ".join(display(column) for column in key.columns)
             yield Hit(f"{name} has no index that begins with ({columns}).", name)
 
