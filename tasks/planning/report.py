@@ -80,6 +80,8 @@ def render(plan: Plan, survey: Survey | None = None) -> str:
             stalls=stalls(plan),
             seen=observations(survey.facts, plan.tables) if survey else (),
             foretold=foretold(survey.expected) if survey else (),
+            # What the live facts judge is told once, with their numbers; the catalog's word is for where they saw less.
+            by_catalog=survey is None or not survey.facts.sees_indexes,
             notes=notes,
             total=total(plan.phases),
             rows=phases_table(plan),

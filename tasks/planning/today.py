@@ -120,6 +120,9 @@ def _debt(facts: LiveFacts, tables: Collection[TableName]) -> Iterator[str]:
 
 
 def _of_indexes(facts: LiveFacts, tables: Collection[TableName]) -> Iterator[str]:
+    for name in sorted(tables) if facts.sees_indexes else ():
+        if facts.table(name) is not None and not any(index.primary for index in facts.indexes_of(name)):
+            yield f"{name} has no primary key"
     for missing in missing_indexes(facts):
         if missing.key.table in tables or missing.key.references in tables:
             columns = ", ".join(map(display, missing.key.columns))

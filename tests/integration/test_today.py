@@ -20,6 +20,7 @@ SCHEMA = """
 CREATE TABLE owner (id int PRIMARY KEY);
 CREATE TABLE item (id int PRIMARY KEY, owner int REFERENCES owner, n int, kind text);
 CREATE INDEX item_n ON item (n);
+CREATE TABLE loose (n int);
 CREATE INDEX item_n_kind ON item (n, kind);
 ALTER TABLE item ADD CONSTRAINT known CHECK (kind <> '') NOT VALID;
 INSERT INTO owner SELECT generate_series(1, 10);
@@ -47,7 +48,11 @@ def writing(target: Target) -> Iterator[None]:
 
 
 def test_it_tells_what_is_there(database: Target, tmp_path: Path) -> None:
-    plan = planned(database, SCHEMA, written(tmp_path, "today", "ALTER TABLE item ADD COLUMN more int;"))
+    plan = planned(
+        database,
+        SCHEMA,
+        written(tmp_path, "today", "ALTER TABLE item ADD COLUMN more int; ALTER TABLE loose ADD COLUMN more int;"),
+    )
     with writing(database):
         found = Survey(*survey(database, plan, sample_seconds=3))
     seen = {(item.about, item.seen) for item in observations(found.facts, plan.tables)}
@@ -58,7 +63,11 @@ def test_it_tells_what_is_there(database: Target, tmp_path: Path) -> None:
     assert "serves nothing that item_n_kind does not" in told
     assert "constraint known of public.item was never checked" in told
     assert any(about == "could not be seen" and "free disk space" in sentence for about, sentence in seen)
+    assert ("weak already", "public.loose has no primary key") in seen
+    assert ("weak already", "public.item has no primary key") not in seen
     document = render(plan, found)
+    assert "risk factor" not in document, "it is told already"
+    assert "| risk factor | constraint known was never validated |" in render(plan)
     assert "### As it is today" in document
     assert "Free disk that it needs at its highest: " in document
     assert "### As it is today" not in render(plan)
