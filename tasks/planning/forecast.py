@@ -11,7 +11,7 @@ from math import ceil
 from typing import Literal
 
 from tasks.planning.fit import LEAST_FORECAST, Measured
-from tasks.planning.live import IndexFacts, LiveFacts, LiveTable, OpenTransaction, conflicts
+from tasks.planning.live import IndexFacts, LiveFacts, LiveTable, OpenTransaction, Unseen, conflicts
 from tasks.planning.names import TableName
 from tasks.planning.paces import UNKNOWN_ROW_BYTES, Pace, Paces, foretold, table_of, work_of
 from tasks.planning.plan import (
@@ -106,6 +106,8 @@ class PlanForecast(Part):
     wal_kept: bool = False
     """Something (slots, an archive, a standby) may keep all of the WAL on disk, not only what a checkpoint keeps."""
     max_wal_bytes: int = 2**30
+    unseen: tuple[Unseen, ...] = ()
+    """What could not be asked for its paces."""
 
     @property
     def seconds(self) -> Forecast:
@@ -166,6 +168,7 @@ def forecast(plan: Plan, facts: LiveFacts, paces: Paces) -> PlanForecast:
         ),
         wal_kept=bool(facts.disk.archives or facts.slots or facts.standbys),
         max_wal_bytes=facts.disk.max_wal_bytes,
+        unseen=paces.unseen,
     )
 
 

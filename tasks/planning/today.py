@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from tasks.planning.forecast import PlanForecast, Volume
-from tasks.planning.live import LiveFacts
+from tasks.planning.live import LiveFacts, OpenTransaction
 from tasks.planning.names import TableName, display
 from tasks.planning.schema_debt import (
     invalid_indexes,
@@ -56,12 +56,25 @@ def observations(facts: LiveFacts, tables: Collection[TableName]) -> tuple[Obser
 
 
 def foretold(expected: PlanForecast) -> tuple[Observation, ...]:
-    """Return what the whole will take, beside the time."""
+    """Return what the whole will take beside the time, who would be waited for now, and what is not known of it."""
     return (
         Observation("WAL", _volume(expected.wal)),
         Observation("the database grows until contract by", _volume(expected.disk)),
         Observation("free disk that it needs at its highest", _volume(expected.disk_needed)),
+        *(Observation("in the way now", sentence) for sentence in _in_the_way(expected)),
+        *(Observation("the forecast is made without", str(item)) for item in expected.unseen),
     )
+
+
+def _in_the_way(expected: PlanForecast) -> Iterator[str]:
+    found: dict[OpenTransaction, list[str]] = {}
+    for step in expected.steps:
+        for one in step.in_the_way:
+            found.setdefault(one, []).append(step.step)
+    for one, steps in found.items():
+        since = f", open for {one.seconds:.0f} s" if one.seconds is not None else ""
+        who = f"pid {one.pid} (application {one.application or '-'}, role {one.role or '-'}{since})"
+        yield f"{who} would be waited for by {', '.join(steps)}"
 
 
 def _written(facts: LiveFacts, tables: Collection[TableName]) -> Iterator[str]:
