@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,22 +51,28 @@ class Moment:
     @cached_property
     def before(self) -> tuple[StatementFacts, ...]:
         """The statements before this one in its file."""
-        return tuple(facts for facts in self.file if facts.index < self.now.index)
+        return self.file[: self._position]
 
     @cached_property
     def after(self) -> tuple[StatementFacts, ...]:
         """The statements after this one in its file."""
-        return tuple(facts for facts in self.file if facts.index > self.now.index)
+        return self.file[self._position + 1 :]
+
+    @cached_property
+    def _position(self) -> int:
+        return bisect_left(self.file, self.now.index, key=lambda facts: facts.index)
 
     @cached_property
     def earlier(self) -> tuple[StatementFacts, ...]:
         """The statements before this one in its transaction."""
-        found: list[StatementFacts] = []
+        return tuple(self._back())[::-1]
+
+    def _back(self) -> Iterator[StatementFacts]:
+        """Yield them from the last to the first."""
         for facts in reversed(self.before if self.now.in_transaction else ()):
             if not facts.in_transaction or control(facts.statement) in ("commit", "rollback"):
-                break
-            found.append(facts)
-        return tuple(reversed(found))
+                return
+            yield facts
 
     @property
     def start(self) -> Catalog:
@@ -95,7 +102,8 @@ class Moment:
     @cached_property
     def blocked_before(self) -> Mapping[TableName, LockMode]:
         """The relations that its transaction had locked already when this statement began."""
-        return self._blocking(self.earlier[-1].held) if self.earlier else {}
+        last = next(self._back(), None)
+        return self._blocking(last.held) if last else {}
 
     def _blocking(self, locks: Mapping[TableName, LockMode]) -> dict[TableName, LockMode]:
         return {

@@ -19,20 +19,21 @@ _ZERO = re.compile(r"\s*0+\s*[a-z]*\s*", re.IGNORECASE)
 
 
 def _validated(moment: Moment) -> Iterator[Hit]:
-    added = {
-        change.after.name
-        for facts in moment.earlier
-        for change in facts.changes
-        if isinstance(change, ConstraintAdded) and not change.after.validated
-    }
     for change in moment.did(ConstraintChanged):
-        validates = change.became_valid and change.after.name in added
-        if validates and moment.works_while_blocking:
+        if change.became_valid and moment.works_while_blocking and change.after.name in _not_valid(moment):
             yield Hit(
                 f"{display(change.after.name)} of {change.table} is validated in the transaction that added it, under "
                 f"{moment.lock_of(change.table)}.",
                 change.table,
             )
+
+
+def _not_valid(moment: Moment) -> Iterator[str]:
+    """Yield the constraints that its transaction has added NOT VALID."""
+    for facts in moment.earlier:
+        for change in facts.changes:
+            if isinstance(change, ConstraintAdded) and not change.after.validated:
+                yield change.after.name
 
 
 def _data_after_lock(moment: Moment) -> Iterator[Hit]:
@@ -86,17 +87,19 @@ def _is_none(value: Node) -> bool:
 
 def _no_lock_timeout(moment: Moment) -> Iterator[Hit]:
     # What is quick to see comes first: a file may have thousands of statements.
-    if not moment.blocked_by_itself or _sets(moment, "lock_timeout"):
+    if not moment.blocked_by_itself or any(Moment(facts, moment.file).blocked_by_itself for facts in moment.before):
         return
-    if not any(Moment(facts, moment.file).blocked_by_itself for facts in moment.before):
+    if not _sets(moment, "lock_timeout"):
         table, mode = next(iter(moment.blocked_by_itself.items()))
         yield Hit(f"{mode} on {table} is waited for without end.", table)
 
 
 def _no_statement_timeout(moment: Moment) -> Iterator[Hit]:
-    if not moment.works_while_blocking or _sets(moment, "statement_timeout"):
+    if not moment.works_while_blocking or any(
+        Moment(facts, moment.file).works_while_blocking for facts in moment.before
+    ):
         return
-    if not any(Moment(facts, moment.file).works_while_blocking for facts in moment.before):
+    if not _sets(moment, "statement_timeout"):
         yield Hit("It may block for as long as it takes: nothing ends it.")
 
 
