@@ -11,11 +11,10 @@ from math import ceil
 from typing import Literal
 
 from tasks.planning.fit import LEAST_FORECAST, Measured
-from tasks.planning.live import IndexFacts, LiveFacts, LiveTable, OpenTransaction, Unseen, conflicts
+from tasks.planning.live import BLOCKS_WRITES, IndexFacts, LiveFacts, LiveTable, OpenTransaction, Unseen
 from tasks.planning.names import TableName
 from tasks.planning.paces import UNKNOWN_ROW_BYTES, Pace, Paces, foretold, table_of, work_of
 from tasks.planning.plan import (
-    LOCK_ORDER,
     Analyze,
     BuildIndex,
     CheckKind,
@@ -53,9 +52,6 @@ _CHEAP: frozenset[CheckKind] = frozenset(
 )  # fmt: skip
 """Checks that read catalogs or the ledger only."""
 CHEAP_CHECK = Forecast(best=0.01, worst=0.5)
-
-_BLOCKING = tuple(mode for mode in LOCK_ORDER if conflicts(mode, "ROW EXCLUSIVE"))
-"""Locks that keep the application from writing."""
 
 
 class Volume(Part):
@@ -219,7 +215,7 @@ def _step(step: Step, phase: str, facts: LiveFacts, paces: Paces) -> StepForecas
 
 def _stall(step: Step, seconds: Forecast) -> Forecast | None:
     """At best nobody is in the way; at worst others queue behind its wait for the lock, and then it works."""
-    if not any(lock.mode in _BLOCKING for lock in step.locks):
+    if not any(lock.mode in BLOCKS_WRITES for lock in step.locks):
         return None
     longest = step.statement_timeout_ms / 1000 or seconds.worst
     return Forecast(best=seconds.best, worst=round(step.lock_timeout_ms / 1000 + min(seconds.worst, longest), 3))

@@ -388,6 +388,8 @@ _CONFLICTS: Mapping[LockMode, tuple[LockMode, ...]] = {
     ),
 }  # fmt: skip
 """PostgreSQL's table of conflicting lock modes ("Explicit Locking" in its manual)."""
+BLOCKS_WRITES = frozenset(_CONFLICTS["ROW EXCLUSIVE"])
+"""Locks that keep the application from writing."""
 
 
 def conflicts(held: LockMode, wanted: LockMode) -> bool:

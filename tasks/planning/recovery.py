@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tasks.planning.live import BLOCKS_WRITES
 from tasks.planning.names import TableName
 from tasks.planning.paces import BUILT_IN, foretold
 from tasks.planning.plan import (
@@ -13,7 +14,6 @@ from tasks.planning.plan import (
     BuildIndex,
     Forecast,
     Irreversible,
-    LockMode,
     Phase,
     Plan,
     ReinsertRows,
@@ -32,7 +32,6 @@ WITHIN: dict[RollbackTier, str] = {
     "none": "–",
 }
 _SECONDS: dict[RollbackTier, float] = {"immediate": 300, "emergency": 1800}
-_BLOCKS_WRITES: frozenset[LockMode] = frozenset({"SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"})
 _BRIEF = Forecast(best=0.01, worst=0.1)
 """A transaction of catalog changes."""
 
@@ -91,7 +90,7 @@ class Announcement:
 def stalls(plan: Plan) -> Stalls:
     """Return what the application's writes may notice of the plan's locks."""
     found = [
-        step for phase in plan.phases for step in phase.steps if any(lock.mode in _BLOCKS_WRITES for lock in step.locks)
+        step for phase in plan.phases for step in phase.steps if any(lock.mode in BLOCKS_WRITES for lock in step.locks)
     ]
     longest = max(
         (step.forecast for step in found), key=lambda forecast: forecast.worst, default=Forecast(best=0, worst=0)
