@@ -10,11 +10,13 @@ from psycopg import sql
 from tasks.planning.catalog import Catalog, Column, Constraint
 from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.names import TableName, display
-from tasks.planning.retyping import means_the_same
+from tasks.planning.retyping import means_the_same, old_version_can
 from tasks.planning.strategies.expand_contract import injective
 from tasks.planning.strategies.expand_contract.contribution import TableChange
 from tasks.planning.strategies.expand_contract.mapping import Draft, Group
 from tasks.planning.strategies.expand_contract.stages import Moved
+
+_KEYS = frozenset({"primary_key", "unique", "foreign_key"})
 
 
 def moved_columns(migration: str, found: Sequence[Draft]) -> Mapping[TableName, tuple[Moved, ...]]:
@@ -122,6 +124,26 @@ def require_alone(change: TableChange) -> None:
             f"{what} other columns are renamed or dropped too, on a table with privileges on columns",
             instead="Make two migrations of it.",
         )
+
+
+def narrowed_keys(change: TableChange) -> tuple[str, ...]:
+    """Return why the migration that goes back cannot be carried out beside the application: a sentence a column.
+
+    It would make a key's column narrower, and a statement of the application with a greater value would fail.
+    """
+    found = []
+    for column in change.moved:
+        group = change.group_of(column.coming)
+        (old,), (new,) = group.old.columns, group.new.columns
+        known = [(c.name, c.columns) for c in change.before.constraints if c.kind in _KEYS]
+        known += [(i.name, i.columns) for i in change.before.indexes if i.unique and i.constraint is None]
+        keys = [name for name, columns in known if old.name in columns]
+        if keys and not old_version_can(new.type, old.type):
+            found.append(
+                f"{change.name}.{display(column.name)} belongs to the key {keys[0]}, and {old.type} does not hold all "
+                f"that {new.type} does"
+            )
+    return tuple(found)
 
 
 def require_references(after: Catalog, moved: Mapping[TableName, Sequence[Moved]]) -> None:

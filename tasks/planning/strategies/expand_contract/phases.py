@@ -47,6 +47,7 @@ from tasks.planning.strategies.expand_contract.contribution import (
 )
 from tasks.planning.strategies.expand_contract.gating import Gates
 from tasks.planning.strategies.expand_contract.mapping import Group, all_unfilled_bits
+from tasks.planning.strategies.expand_contract.moved import narrowed_keys
 from tasks.planning.strategies.expand_contract.swap import Swap
 from tasks.planning.strategies.expand_contract.work import Surroundings, Work
 
@@ -304,11 +305,7 @@ def _removal(work: Work) -> Iterable[Step]:
     if work.has_sync:
         final = [*_still_in_step(work.change), *_remove_sync(work.change), *final]
     if final or parts.contract_rename:
-        lost = Irreversible(
-            reason="The old columns are gone; the reverse migration in the plan computes them again."
-            if work.has_two_shapes
-            else "The old values that were kept are gone."
-        )
+        lost = Irreversible(reason=_what_is_lost(work))
         named = (Transaction(statements=tuple(reversed(parts.contract_undo))),)
         yield short_step(
             work.change,
@@ -321,6 +318,15 @@ def _removal(work: Work) -> Iterable[Step]:
             (*final, *parts.contract_rename),
             undo=lost if final else named,
         )
+
+
+def _what_is_lost(work: Work) -> str:
+    if not work.has_two_shapes:
+        return "The old values that were kept are gone."
+    again = "The old columns are gone; the reverse migration in the plan computes them again"
+    if narrowed := narrowed_keys(work.change):
+        return f"{again}, but only while the application pauses: {'; '.join(narrowed)}."
+    return f"{again}."
 
 
 def _last_question(works: Sequence[Work], apart: Apart) -> str:
