@@ -26,6 +26,7 @@ from tasks.database.shapes import stages
 from tasks.database.snapshots import require_sight
 from tasks.database.steadiness import volatile_defaults
 from tasks.database.trace import Trace, trace_change
+from tasks.planning import alternatives
 from tasks.planning.catalog import Catalog
 from tasks.planning.data_changes import data_changes, with_populated
 from tasks.planning.errors import RunnerBusy, SpecError
@@ -86,6 +87,7 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
             notes = (*mappings.probe(live, found, canonical), *_foreseen(target, intent.throttle))
         shapes = stages(clone, parsed, settings, before, after, moved)
         made = make_plan(intent, shapes, meant, found, canonical, notes, direct, data)
+        alternatives.require(loaded.spec.strategy, made)
         return prove(made, clone, after)
 
 

@@ -396,6 +396,7 @@ class TableFacts(Part):
     weaknesses: tuple[str, ...]
 
 
+Strategy = Literal["direct", "expand-contract", "shadow-table", "blue-green"]
 RollbackTier = Literal["immediate", "emergency", "planned", "none"]
 
 
@@ -404,7 +405,7 @@ class Plan(Part):
 
     name: str
     database: str
-    strategy: Literal["direct", "expand-contract", "shadow-table", "blue-green"]
+    strategy: Strategy
     why: str
     change: str
     """The user's SQL as given."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from psycopg import sql
 
-from tasks.planning import retyping, risks
+from tasks.planning import alternatives, retyping, risks
 from tasks.planning.catalog import Catalog, Column, Constraint, Table
 from tasks.planning.change import (
     Change,
@@ -200,6 +200,7 @@ def make_plan(
             *notes,
             *retyping.notes(retyping.retyped_columns(before, after), [retype.column for retype in direct]),
             *warnings(works),
+            *alternatives.notes(groups, before),
             *(note for work in works for note in work.parts.notes),
             *window_notes(intent.window, phases),
             *apart.notes,

@@ -9,6 +9,7 @@ from typing import NamedTuple, assert_never, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tasks.planning.alternatives import alternatives
 from tasks.planning.monitoring import LIMITS, QUESTIONS
 from tasks.planning.names import TableName
 from tasks.planning.plan import (
@@ -79,6 +80,7 @@ def render(plan: Plan, survey: Survey | None = None) -> str:
             level=worst(plan.risks),
             stalls=stalls(plan),
             seen=observations(survey.facts, plan.tables) if survey else (),
+            alternatives=alternatives(plan, survey) if survey and plan.phases else (),
             foretold=foretold(survey.expected) if survey else (),
             # What the live facts judge is told once, with their numbers; the catalog's word is for where they saw less.
             by_catalog=survey is None or not survey.facts.sees_indexes,

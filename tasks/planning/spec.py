@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tasks.planning.errors import SpecError
 from tasks.planning.names import TableName
-from tasks.planning.plan import Severity
+from tasks.planning.plan import Severity, Strategy
 from tasks.planning.spec_text import SpecText
 from tasks.planning.statements import Statement, parse_change
 from tasks.planning.text_files import read_text
@@ -147,6 +147,7 @@ class Spec(Part):
     soak: Duration = timedelta()
     window: Window | None = None
     throttle: Limits = Field(default=Limits(), description="What the server may suffer meanwhile; `off` is no limit")
+    strategy: Strategy | None = Field(default=None, description="Asked for instead of the one that Lockstep chooses")
     queries: tuple[str, ...] = Field(default=(), description="SELECTs to be explained and timed before and after")
 
     @field_validator("name")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from tasks.planning.findings.judging import Verdict
 from tasks.planning.forecast import PlanForecast, Volume
 from tasks.planning.live import LiveFacts, OpenTransaction
 from tasks.planning.names import TableName, display
@@ -37,6 +38,8 @@ class Survey:
 
     facts: LiveFacts
     expected: PlanForecast
+    written: tuple[Verdict, ...] | None = None
+    """What the statements would do as they stand; None where that was not looked at."""
 
 
 def observations(facts: LiveFacts, tables: Collection[TableName]) -> tuple[Observation, ...]:
@@ -58,9 +61,9 @@ def observations(facts: LiveFacts, tables: Collection[TableName]) -> tuple[Obser
 def foretold(expected: PlanForecast) -> tuple[Observation, ...]:
     """Return what the whole will take beside the time, who would be waited for now, and what is not known of it."""
     return (
-        Observation("WAL", _volume(expected.wal)),
-        Observation("the database grows until contract by", _volume(expected.disk)),
-        Observation("free disk that it needs at its highest", _volume(expected.disk_needed)),
+        Observation("WAL", volume(expected.wal)),
+        Observation("the database grows until contract by", volume(expected.disk)),
+        Observation("free disk that it needs at its highest", volume(expected.disk_needed)),
         *(Observation("in the way now", sentence) for sentence in _in_the_way(expected)),
         *(Observation("the forecast is made without", str(item)) for item in expected.unseen),
     )
@@ -162,6 +165,7 @@ def _latencies(facts: LiveFacts, tables: Collection[TableName]) -> Iterator[str]
         yield f"{latency.shape}: {times}"
 
 
-def _volume(volume: Volume) -> str:
-    least, most = size(volume.best), size(volume.worst)
+def volume(expected: Volume) -> str:
+    """Return ``best to worst``, once when they read the same."""
+    least, most = size(expected.best), size(expected.worst)
     return least if least == most else f"{least} to {most}"
