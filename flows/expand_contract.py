@@ -18,6 +18,7 @@ from tasks.phase import close_phase, open_switch, run_phase
 from tasks.plan import Planned, plan_migration
 from tasks.planning.errors import GateFailed, Waiting
 from tasks.planning.plan import Gate, Phase
+from tasks.queries import time_queries
 from tasks.standing import SWITCH
 from tasks.window import ignore_window
 
@@ -59,6 +60,7 @@ class _Run:
 
     def carry_on(self) -> State[Outcome] | Outcome:
         begin(*self.names)
+        time_queries(*self.names, "before")
         try:
             if self.ignore_window:
                 ignore_window(*self.names, self.consent.approved_by)
@@ -67,6 +69,7 @@ class _Run:
                 self._carry_out(name)
                 if name == self.until:
                     return stop(*self.names, name)
+            time_queries(*self.names, "at the end")
             return finish(*self.names)
         except Waiting as due:
             outcome = wait(due, *self.names)
@@ -94,6 +97,7 @@ class _Run:
             close_phase(*self.names, name)
         if name == SWITCH and self.consent.standing().record.switched_at is None:
             open_switch(*self.names)
+            time_queries(*self.names, "after switch")
 
     def _enter(self, phase: Phase) -> None:
         """Raise `Waiting` where the window keeps a heavy phase, or one of its gates, from beginning."""

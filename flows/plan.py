@@ -24,6 +24,7 @@ from tasks.planning.spec import LoadedSpec
 from tasks.planning.states import UNFINISHED
 from tasks.planning.today import Survey
 from tasks.planning.wording import counted
+from tasks.queries import timings_now
 
 
 def show(migration: str, database: str | None, folder: Path | None, form: str) -> int:
@@ -36,7 +37,7 @@ def show(migration: str, database: str | None, folder: Path | None, form: str) -
     seen = None
     if not plan.is_empty:
         console.note(f"Looking at {target.name} for some seconds: what is written, and who is in the way.")
-        seen = Survey(*survey(target, plan), _as_written(loaded, target, stored))
+        seen = Survey(*survey(target, plan), timings_now(target, plan), _as_written(loaded, target, stored))
         plan = with_forecast(plan, seen.expected)
     text = render(plan, seen)
     if folder is not None:

@@ -38,6 +38,7 @@ class Intent:
     window: Window | None
     settings: tuple[tuple[str, str], ...]
     throttle: Limits
+    queries: tuple[str, ...] = ()
     reindexed: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
     """Indexes to rebuild, by table: statements of which no catalog tells."""
 
@@ -82,6 +83,7 @@ def intent_of(loaded: LoadedSpec, database: str, before: Catalog, settings: tupl
         window=spec.window,
         settings=settings,
         throttle=spec.throttle,
+        queries=spec.queries,
         reindexed=_reindexed(loaded.statements(), names),
     )
 

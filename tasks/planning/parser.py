@@ -112,6 +112,14 @@ def parse(text: str) -> tuple[Parsed, ...]:
     return tuple(parsed)
 
 
+def is_one_select(text: str) -> bool:
+    """Whether a text is one SELECT; WITH and VALUES are. Raises ValueError, which says why, for what is not SQL."""
+    try:
+        return [statement.name for statement in parse(text)] == ["select_stmt"]
+    except SyntaxFault as fault:
+        raise ValueError(f"is not SQL: {fault.message}") from None
+
+
 def tokens(text: str) -> tuple[Token, ...]:
     """Return the words, signs and literals of the text, without its comments. Raises `SyntaxFault`."""
     source = text.encode()

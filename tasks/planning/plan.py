@@ -428,6 +428,8 @@ class Plan(Part):
     throttle: Limits = Limits()
     window: Window | None = None
     """When heavy phases may work; None is always."""
+    queries: tuple[str, ...] = ()
+    """The user's own, timed before the migration, after the switch and at the end."""
     notes: tuple[Note, ...] = ()
     current: tuple[TableFacts, ...] = ()
     """The changed tables as they were when the plan was made."""

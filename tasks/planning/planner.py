@@ -196,6 +196,7 @@ def make_plan(
         soak_seconds=intent.soak_seconds,
         window=intent.window,
         throttle=intent.throttle,
+        queries=intent.queries,
         notes=(
             *notes,
             *retyping.notes(retyping.retyped_columns(before, after), [retype.column for retype in direct]),

@@ -40,6 +40,8 @@ from tasks.planning.plan import (
 )
 from tasks.planning.recovery import announcements, going, going_back, recoveries, stalls, tiers
 from tasks.planning.risks import worst
+from tasks.planning.timings import SLOWER_BY, SLOWER_MS
+from tasks.planning.timings import rows as rows_of_timings
 from tasks.planning.today import Survey, foretold, observations
 from tasks.planning.wording import counted, duration, forecast, size, timeout
 
@@ -80,6 +82,9 @@ def render(plan: Plan, survey: Survey | None = None) -> str:
             level=worst(plan.risks),
             stalls=stalls(plan),
             seen=observations(survey.facts, plan.tables) if survey else (),
+            slower_by=SLOWER_BY,
+            slower_ms=SLOWER_MS,
+            timed=rows_of_timings((survey.timings,)) if survey and survey.timings else (),
             alternatives=alternatives(plan, survey) if survey and plan.phases else (),
             foretold=foretold(survey.expected) if survey else (),
             # What the live facts judge is told once, with their numbers; the catalog's word is for where they saw less.

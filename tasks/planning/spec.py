@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tasks.planning import parser
 from tasks.planning.errors import SpecError
 from tasks.planning.names import TableName
 from tasks.planning.plan import Severity, Strategy
@@ -163,6 +164,14 @@ class Spec(Part):
         # The value is not repeated: it may be a URL with a password.
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
             raise ValueError("a database is given by its name (letters, digits, '-' and '_'), never by a URL")
+        return value
+
+    @field_validator("queries")
+    @classmethod
+    def _are_queries(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if not parser.is_one_select(text):
+                raise ValueError("each entry is one SELECT, with values in the place of parameters")
         return value
 
     @model_validator(mode="after")

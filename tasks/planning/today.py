@@ -17,6 +17,7 @@ from tasks.planning.schema_debt import (
     redundant_indexes,
     scanned_tables,
 )
+from tasks.planning.timings import Timings
 from tasks.planning.wording import size
 
 OLD_TRANSACTION = 60.0
@@ -38,6 +39,8 @@ class Survey:
 
     facts: LiveFacts
     expected: PlanForecast
+    timings: Timings | None = None
+    """The spec's own queries, as they are now."""
     written: tuple[Verdict, ...] | None = None
     """What the statements would do as they stand; None where that was not looked at."""
 

@@ -36,7 +36,7 @@ def shop(database: Target) -> Target:
 
 def surveyed(target: Target, plan: Plan) -> Survey:
     seen = survey(target, plan, sample_seconds=0.2)
-    return Survey(*seen, look_at([script(plan.change, "change.sql")], target).verdicts)
+    return Survey(*seen, None, look_at([script(plan.change, "change.sql")], target).verdicts)
 
 
 def test_each_strategy_has_the_costs_of_this_change_on_this_database(shop: Target, tmp_path: Path) -> None:
