@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from tasks.planning.catalog import Catalog
 from tasks.planning.errors import Unsupported
-from tasks.planning.findings.duration import duration as work_duration
 from tasks.planning.findings.judging import Verdict
 from tasks.planning.forecast import summed
 from tasks.planning.live import LiveFacts, LiveTable, conflicts
@@ -157,7 +156,7 @@ def _as_written(written: Sequence[Verdict], facts: LiveFacts) -> Alternative:
             finding.hit.what
             for verdict in written
             for finding in verdict.findings
-            if finding.rule.dangerous and not (finding.hit.on in blocked and _is_work(verdict))
+            if finding.rule.dangerous and not (finding.hit.on in blocked and verdict.facts.work)
         )
     )
     said = [f"writes wait for all of it ({', '.join(map(str, sorted(set(blocked))))})"] if blocked else []
@@ -181,32 +180,16 @@ def _as_written(written: Sequence[Verdict], facts: LiveFacts) -> Alternative:
 
 
 def _work(verdict: Verdict, facts: LiveFacts) -> Iterator[Forecast]:
-    seen = verdict.facts
-    for name in seen.rewrites:
-        yield work_duration("rewrite", _bytes(facts, name))
-    for _, name in seen.index_builds:
-        if name not in seen.rewrites:
-            yield work_duration("index build", _bytes(facts, name))
-    for name in seen.scans:
-        if name not in seen.rewrites:
-            yield work_duration("scan", _bytes(facts, name))
-
-
-def _is_work(verdict: Verdict) -> bool:
-    return bool(verdict.facts.rewrites or verdict.facts.index_builds or verdict.facts.scans)
+    for work, name in verdict.facts.work:
+        if (table := facts.table(name)) is not None:
+            yield foretold(work, table.known_rows, BUILT_IN[work])
 
 
 def _worked_on_while_blocking(verdict: Verdict) -> Iterator[TableName]:
-    seen = verdict.facts
-    for name in {*seen.rewrites, *seen.scans, *(table for _, table in seen.index_builds)}:
-        mode = seen.held.get(name)
+    for _, name in verdict.facts.work:
+        mode = verdict.facts.held.get(name)
         if mode is not None and conflicts(mode, "ROW EXCLUSIVE"):
             yield name
-
-
-def _bytes(facts: LiveFacts, name: TableName) -> int:
-    table = facts.table(name)
-    return table.bytes if table is not None else 0
 
 
 def _shadow_table(tables: Sequence[LiveTable], facts: LiveFacts) -> Alternative:

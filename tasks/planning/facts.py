@@ -13,7 +13,7 @@ from typing import Literal
 from tasks.planning.catalog import Catalog
 from tasks.planning.change import Change
 from tasks.planning.names import TableName
-from tasks.planning.plan import LockMode
+from tasks.planning.plan import LockMode, Work
 from tasks.planning.statements import Statement
 
 Source = Literal["measured", "guessed"]
@@ -64,3 +64,14 @@ class StatementFacts:
     """The line of a statement of its file that belongs into a transaction, where this one cannot be in one."""
     server_major: int = 0
     """The major version of the server that measured; 0 where nothing did."""
+
+    @property
+    def work(self) -> tuple[tuple[Work, TableName], ...]:
+        """What is done to whole tables, nothing twice: a rewrite builds the indexes too, and either reads the rows."""
+        built = tuple(table for _, table in self.index_builds if table not in self.rewrites)
+        scanned = tuple(table for table in self.scans if table not in (*self.rewrites, *built))
+        return (
+            *(("rewrite", table) for table in self.rewrites),
+            *(("build", table) for table in built),
+            *(("scan", table) for table in scanned),
+        )
