@@ -153,16 +153,16 @@ def _as_written(written: Sequence[Verdict], facts: LiveFacts) -> Alternative:
     work = [found for verdict in written for found in _work(verdict, facts)]
     breaks = list(
         dict.fromkeys(
-            finding.hit.what
+            finding.hit.what.rstrip(".")
             for verdict in written
             for finding in verdict.findings
             if finding.rule.dangerous and not (finding.hit.on in blocked and verdict.facts.work)
         )
     )
     said = [f"writes wait for all of it ({', '.join(map(str, sorted(set(blocked))))})"] if blocked else []
-    said += breaks[:MOST_BREAKS]
-    if len(breaks) > MOST_BREAKS:
-        said.append(f"and {len(breaks) - MOST_BREAKS} more like these")
+    if breaks:
+        more = f"; and {len(breaks) - MOST_BREAKS} more" if len(breaks) > MOST_BREAKS else ""
+        said.append(f"statements of the running version may fail ({'; '.join(breaks[:MOST_BREAKS])}{more})")
     rewritten = sum(
         table.bytes
         for verdict in written

@@ -1,0 +1,1 @@
+ALTER TABLE t00500 ALTER COLUMN quantity TYPE bigint;
