@@ -7,24 +7,16 @@ from pathlib import Path
 
 from flows import console
 from tasks.database import runbook
-from tasks.database.connection import Target, connect
-from tasks.database.foresight import survey
+from tasks.database.connection import connect
 from tasks.database.ledger import Ledger
-from tasks.database.records import MigrationRecord
 from tasks.databases import target_of
-from tasks.lint import look_at
 from tasks.plan_source import choose_database, load_spec, make_plan
-from tasks.planning.findings.judging import Verdict
 from tasks.planning.forecast import with_forecast
 from tasks.planning.page import page
 from tasks.planning.report import render
 from tasks.planning.rollback_scripts import rollback_scripts
-from tasks.planning.script import script
-from tasks.planning.spec import LoadedSpec
-from tasks.planning.states import UNFINISHED
-from tasks.planning.today import Survey
 from tasks.planning.wording import counted
-from tasks.queries import timings_now
+from tasks.survey import surveyed
 
 
 def show(migration: str, database: str | None, folder: Path | None, form: str) -> int:
@@ -34,10 +26,8 @@ def show(migration: str, database: str | None, folder: Path | None, form: str) -
     with connect(target, role="plan") as connection:
         stored = Ledger(connection).migration(loaded.spec.name)
     plan = make_plan(loaded, target, stored)
-    seen = None
-    if not plan.is_empty:
-        console.note(f"Looking at {target.name} for some seconds: what is written, and who is in the way.")
-        seen = Survey(*survey(target, plan), timings_now(target, plan), _as_written(loaded, target, stored))
+    seen = None if plan.is_empty else surveyed(loaded, target, plan, stored, console.note)
+    if seen is not None:
         plan = with_forecast(plan, seen.expected)
     text = render(plan, seen)
     if folder is not None:
@@ -54,13 +44,6 @@ def show(migration: str, database: str | None, folder: Path | None, form: str) -
     else:
         console.out().print(text, markup=False, highlight=False)
     return console.EXIT_DONE
-
-
-def _as_written(loaded: LoadedSpec, target: Target, stored: MigrationRecord | None) -> tuple[Verdict, ...] | None:
-    """Judge the change as if it were simply run; in the middle of a migration there is nothing to judge it on."""
-    if stored is not None and stored.state in UNFINISHED:
-        return None
-    return look_at([script(loaded.change, loaded.change_source)], target).verdicts
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> int:

@@ -416,7 +416,7 @@ def _why(works: Sequence[Work], apart: Apart, additive: bool) -> str:
     if additive:
         return f"Everything on {names} can be done beside the running application, without a rewrite."
     moved = [
-        f"{work.change.name}: {', '.join(group.old.names) or 'derived'} → {', '.join(group.new.names) or 'nothing'}"
+        f"{work.change.name}: {', '.join(group.old.names) or 'derived'} → {_new_names(work, group) or 'nothing'}"
         for work in works
         for group in work.change.groups
     ]
@@ -436,6 +436,12 @@ def _why(works: Sequence[Work], apart: Apart, additive: bool) -> str:
     if apart.has_contract and not apart.renamed:
         parts.append("things to take away that the old version may still use")
     return "The change has " + " and ".join(parts or ["names or indexes that the old version may rely on"]) + "."
+
+
+def _new_names(work: Work, group: Group) -> str:
+    """Return the new columns by the names that they have in the end, of those that keep theirs with the new type."""
+    final = {column.coming: column.name for column in work.change.moved}
+    return ", ".join(f"{final[c.name]} as {c.type}" if c.name in final else c.name for c in group.new.columns)
 
 
 def _refuse_stray_mappings(intent: Intent, before: Catalog, tables: Sequence[TableName]) -> None:

@@ -1,0 +1,42 @@
+"""One look at the database of a plan: what is seen, what is foretold, and what the other strategies would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+
+from tasks.database.connection import Target
+from tasks.database.foresight import survey
+from tasks.database.records import MigrationRecord
+from tasks.lint import look_at
+from tasks.planning.errors import CannotConnect
+from tasks.planning.findings.judging import Verdict
+from tasks.planning.plan import Plan
+from tasks.planning.script import script
+from tasks.planning.spec import LoadedSpec
+from tasks.planning.states import UNFINISHED
+from tasks.planning.today import Survey
+from tasks.queries import timings_now
+
+
+def surveyed(
+    loaded: LoadedSpec, target: Target, plan: Plan, stored: MigrationRecord | None, say: Callable[[str], None]
+) -> Survey | None:
+    """Look at the database for about ten seconds; None, with the reason said, where it or a scratch server is lost."""
+    say(f"Looking at {target.name} for some seconds: what is written, and who is in the way.")
+    try:
+        return Survey(*survey(target, plan), timings_now(target, plan), _as_written(loaded, target, stored))
+    except CannotConnect as error:
+        why = error.what
+    except psycopg.OperationalError as error:
+        why = f"the connection was lost (SQLSTATE {error.sqlstate})."
+    say(f"The plan is without what is seen and foretold: {why}")
+    return None
+
+
+def _as_written(loaded: LoadedSpec, target: Target, stored: MigrationRecord | None) -> tuple[Verdict, ...] | None:
+    """Judge the change as if it were simply run; in the middle of a migration there is nothing to judge it on."""
+    if stored is not None and stored.state in UNFINISHED:
+        return None
+    return look_at([script(loaded.change, loaded.change_source)], target).verdicts
