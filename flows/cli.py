@@ -91,9 +91,11 @@ def lint(
 ) -> None:
     """Say what SQL would do to the running application, and the safe way. It is run on a copy of the schema only.
 
+    Without --schema and --database it is told by rules from the statements alone, which know less.
+
     Exit codes: 0 nothing dangerous, 1 something dangerous that no comment allows, 2 a file that cannot be run.
     """
-    if (schema is None) == (database is None):
+    if schema is not None and database is not None:
         raise typer.BadParameter("either --schema SCHEMA.sql, or --database NAME: the schema that the SQL meets")
     from flows import lint as linting
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from flows import console
 from tasks.databases import target_of
-from tasks.lint import Looked, applied, look_at, look_at_file
+from tasks.lint import Looked, applied, look_at, look_at_file, look_without_server
 from tasks.planning.findings import telling
 from tasks.planning.flyway.history import Applied
-from tasks.planning.script import read_scripts
+from tasks.planning.script import Script, read_scripts
+
+NO_SCHEMA = "--schema or --database says which schema the SQL meets."
 
 
 def lint(files: Sequence[Path], schema: Path | None, database: str | None, form: str) -> int:
@@ -18,12 +20,20 @@ def lint(files: Sequence[Path], schema: Path | None, database: str | None, form:
     reading = read_scripts(files, _history(files, database))
     for remark in reading.remarks:
         console.note(remark)
-    looked = look_at_file(reading.scripts, schema) if schema else look_at(reading.scripts, target_of(database or ""))
+    looked = _look(reading.scripts, schema, database)
+    if looked.unmeasured is not None:
+        console.note(f"Nothing was measured: {looked.unmeasured}")
     if form == "json":
         console.print_json(telling.document(looked.verdicts))
     else:
         console.out().print(telling.text(looked.verdicts, looked.live, looked.unseen), markup=False, end="")
     return _code(looked)
+
+
+def _look(scripts: Sequence[Script], schema: Path | None, database: str | None) -> Looked:
+    if schema is not None:
+        return look_at_file(scripts, schema)
+    return look_at(scripts, target_of(database)) if database else look_without_server(scripts, NO_SCHEMA)
 
 
 def _history(files: Sequence[Path], database: str | None) -> tuple[Applied, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from tasks.database.catalog import snapshot
 from tasks.database.clone import SchemaClone, scratch_place, scratch_server
 from tasks.database.connection import Target, connect
 from tasks.database.flyway_history import read_history
@@ -16,10 +18,12 @@ from tasks.database.schema_file import SchemaFile
 from tasks.database.server import DEFAULT_MAJOR
 from tasks.database.statement_trace import FilesTrace, trace_files
 from tasks.planning.catalog import Catalog
+from tasks.planning.errors import CannotConnect
 from tasks.planning.findings.allowances import Allowance
 from tasks.planning.findings.judging import Verdict, judge
 from tasks.planning.flyway.history import Applied
 from tasks.planning.flyway.settings import Settings
+from tasks.planning.guessed import guess
 from tasks.planning.objects.effects import roles_of
 from tasks.planning.script import Script
 from tasks.planning.server_wide import made_roles
@@ -36,6 +40,8 @@ class Looked:
     """Statements behind one that failed."""
     live: Catalog | None
     """The live database, where there is one: it knows the sizes."""
+    unmeasured: str | None = None
+    """Why nothing was run, and rules over the statements judged."""
 
 
 def applied(target: Target) -> tuple[Applied, ...]:
@@ -51,30 +57,50 @@ def applied(target: Target) -> tuple[Applied, ...]:
 def look_at(scripts: Sequence[Script], target: Target) -> Looked:
     """Judge files on a copy of a live database's schema; the database itself is only read.
 
-    Raises CannotConnect, MissingPrivilege (exit 1), SpecError for a role that is not there (exit 2).
+    Where there is no server for the copy, by rules. Raises CannotConnect, MissingPrivilege (exit 1), SpecError for a
+    role that is not there (exit 2).
     """
     with connect(target, role="plan") as live:
         facts = inspect_server(live)
         settings = (*PINNED, ("search_path", search_path(live)))
     statements = _statements(scripts)
-    with scratch_place(target, facts) as place, SchemaClone(target, place) as clone:
+    with ExitStack() as stack:
+        try:
+            place = stack.enter_context(scratch_place(target, facts))
+        except CannotConnect as error:
+            return look_without_server(scripts, error.what, _catalog(target))
+        clone = stack.enter_context(SchemaClone(target, place))
         clone.require_roles(roles_of(statements) - made_roles(statements))
         trace = trace_files([script.file for script in scripts], clone, settings)
         return _judged(scripts, trace, clone.live)
 
 
+def _catalog(target: Target) -> Catalog:
+    with connect(target, role="plan") as live:
+        return snapshot(live)
+
+
 def look_at_file(scripts: Sequence[Script], schema: Path) -> Looked:
     """Judge files on the schema that a file holds, in the embedded server.
 
-    Raises SpecError and Unsupported (exit 2), CannotConnect where the embedded server cannot be started (exit 1).
+    Where that cannot be started, by rules. Raises SpecError and Unsupported (exit 2).
     """
-    with (
-        scratch_server(DEFAULT_MAJOR) as server,
-        SchemaFile(read_text(schema), str(schema), server) as place,
-    ):
+    text = read_text(schema)
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(scratch_server(DEFAULT_MAJOR))
+        except CannotConnect as error:
+            return look_without_server(scripts, error.what)
+        place = stack.enter_context(SchemaFile(text, str(schema), server))
         place.require_roles(roles_of(_statements(scripts)))
         settings = (*PINNED, ("search_path", place.search_path or "public"))
         return _judged(scripts, trace_files([script.file for script in scripts], place, settings), None)
+
+
+def look_without_server(scripts: Sequence[Script], why: str, live: Catalog | None = None) -> Looked:
+    """Judge files by rules over their statements; ``live`` is the schema that they meet, where one is known."""
+    facts = guess([script.file for script in scripts], live)
+    return Looked(judge(facts, _noted(scripts), live), 0, live, why)
 
 
 def _statements(scripts: Sequence[Script]) -> tuple[Statement, ...]:
@@ -82,8 +108,12 @@ def _statements(scripts: Sequence[Script]) -> tuple[Statement, ...]:
 
 
 def _judged(scripts: Sequence[Script], trace: FilesTrace, live: Catalog | None) -> Looked:
-    noted: dict[tuple[str, int], tuple[Allowance, ...]] = {}
-    for script in scripts:
-        for position, found in groupby(script.allowances, key=lambda item: item.statement):
-            noted[(script.file.name, position)] = tuple(found)
-    return Looked(judge(trace.facts, noted, live), len(trace.untraced), live)
+    return Looked(judge(trace.facts, _noted(scripts), live), len(trace.untraced), live)
+
+
+def _noted(scripts: Sequence[Script]) -> dict[tuple[str, int], tuple[Allowance, ...]]:
+    return {
+        (script.file.name, position): tuple(found)
+        for script in scripts
+        for position, found in groupby(script.allowances, key=lambda item: item.statement)
+    }

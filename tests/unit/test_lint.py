@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -62,21 +63,32 @@ def test_a_caret_shows_the_place(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "  ALTER TABLE t AD COLUMN b int;\n                ^\n" in capsys.readouterr().err
 
 
-def test_the_schema_is_asked_for_and_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_two_schemas_none_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(tmp_path / "v1.sql")
     (tmp_path / "v1.sql").write_text("SELECT 1")
-    assert run_cli(["lint", file]) == 2
-    assert "either --schema SCHEMA.sql, or --database NAME" in capsys.readouterr().err.replace("\n", " ")
     assert run_cli(["lint", file, "--schema", file, "--database", "x"]) == 2
+    assert "either --schema SCHEMA.sql, or --database NAME" in capsys.readouterr().err.replace("\n", " ")
     assert run_cli(["lint", file, "--database", "nowhere"]) == 2
     assert "LOCKSTEP_NOWHERE_URL" in capsys.readouterr().err
     assert run_cli(["lint", str(tmp_path / "missing.sql"), "--database", "nowhere"]) == 2
     assert "There is no file" in capsys.readouterr().err
 
 
-def test_a_server_that_cannot_be_started_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert lint(tmp_path, b"ALTER TABLE t ADD b int") == 1
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    assert f"cannot have its folder {tmp_path / 'data' / 'lockstep' / 'scratch-16'}" in told
-    assert "XDG_DATA_HOME" in told
+def test_without_a_server_it_is_told_by_rules_and_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lint(tmp_path, b"ALTER TABLE t ADD b int") == 0
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    assert "Nothing was measured: " in printed.err
+    assert f"cannot have its folder {tmp_path / 'data' / 'lockstep' / 'scratch-16'}" in printed.err
+    assert "ACCESS EXCLUSIVE on public.t" in printed.out
+    assert "Told by rules from the statements alone, without a server" in printed.out
+    assert lint(tmp_path, b"ALTER TABLE t ALTER a TYPE bigint") == 1
+
+
+def test_without_a_schema_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "v1.sql").write_text("DROP TABLE t")
+    assert run_cli(["lint", str(tmp_path / "v1.sql"), "--format", "json"]) == 1
+    printed = capsys.readouterr()
+    assert "Nothing was measured: --schema or --database says" in printed.err
+    (told,) = json.loads(printed.out)["statements"]
+    assert (told["source"], told["dangerous"]) == ("guessed", True)
