@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tasks.planning import parser
 from tasks.planning.findings.moment import Moment
 from tasks.planning.findings.rule import Hit, Rule
 
+_BEFORE_A_STATEMENT = frozenset({";", "BEGIN", "THEN", "ELSE", "LOOP"})
 _UNSAFE_ENUM, _INVALID_OBJECT = "55P04", "42P17"
 
 
@@ -25,6 +27,25 @@ def _not_immutable(moment: Moment) -> Iterator[Hit]:
     for state in _refused(moment):
         if state == _INVALID_OBJECT and moment.kind == "create_index":
             yield Hit(f"PostgreSQL refuses it: {_message(moment)}.")
+
+
+def _commits_inside(moment: Moment) -> Iterator[Hit]:
+    """An empty copy does not show it: a loop over rows ends there before its COMMIT."""
+    if moment.kind != "do" or not moment.now.in_transaction:
+        return
+    for argument in moment.node.args:
+        words = [token.word for token in _words(argument.def_elem.arg.string.sval)]
+        for before, word in zip([";", *words], words, strict=False):
+            if word in ("COMMIT", "ROLLBACK") and before in _BEFORE_A_STATEMENT:
+                yield Hit(f"{word} in a block that runs inside the transaction of its file.")
+                return
+
+
+def _words(body: str) -> tuple[parser.Token, ...]:
+    try:
+        return parser.tokens(body)
+    except parser.SyntaxFault:
+        return ()  # not PL/pgSQL
 
 
 def _fails(moment: Moment) -> Iterator[Hit]:
@@ -69,6 +90,24 @@ RULES = (
         finds=_not_immutable,
     ),
     Rule(
+        id="block-commits-in-transaction",
+        severity="CRITICAL",
+        fails=True,
+        condition="A DO block with COMMIT or ROLLBACK in it, in a file that is one transaction, as Flyway runs it.",
+        effect="It fails with 2D000 (invalid transaction termination) at the first COMMIT, and the batch is undone.",
+        why="A block may end transactions only outside of one; on a copy without rows it never gets to that.",
+        safe=(
+            "backfill: the UPDATE alone; Lockstep divides it into batches by key. In Flyway: a file of its own with "
+            "executeInTransaction=false in its .conf."
+        ),
+        bad=(
+            "BEGIN;\nDO $$ BEGIN LOOP UPDATE purchase SET note = '' WHERE id = 1 AND note IS NULL; "
+            "EXIT WHEN NOT FOUND; COMMIT; END LOOP; END $$;\nCOMMIT;"
+        ),
+        good=("UPDATE purchase SET note = '' WHERE id = 1 AND note IS NULL;",),
+        finds=_commits_inside,
+    ),
+    Rule(
         id="statement-fails",
         severity="CRITICAL",
         fails=True,
@@ -79,6 +118,11 @@ RULES = (
         bad="ALTER TABLE purchase ADD COLUMN id text;",
         good=("ALTER TABLE purchase ADD COLUMN number text;",),
         finds=_fails,
-        yields_to=("enum-label-used-too-early", "index-not-immutable", "concurrently-in-transaction"),
+        yields_to=(
+            "enum-label-used-too-early",
+            "index-not-immutable",
+            "concurrently-in-transaction",
+            "block-commits-in-transaction",
+        ),
     ),
 )
