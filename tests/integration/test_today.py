@@ -14,6 +14,7 @@ from tasks.database.connection import Target
 from tasks.database.foresight import survey
 from tasks.planning.report import render
 from tasks.planning.today import Survey, observations
+from tasks.survey import surveyed
 from tests.integration.staging import planned, written
 
 SCHEMA = """
@@ -71,3 +72,12 @@ def test_it_tells_what_is_there(database: Target, tmp_path: Path) -> None:
     assert "### As it is today" in document
     assert "Free disk that it needs at its highest: " in document
     assert "### As it is today" not in render(plan)
+
+
+def test_a_database_that_is_lost_leaves_the_plan_without_a_survey(database: Target, tmp_path: Path) -> None:
+    spec = written(tmp_path, "lost", "ALTER TABLE item ADD COLUMN more int;")
+    plan = planned(database, SCHEMA, spec)
+    said: list[str] = []
+    assert surveyed(spec, Target("lost", "postgresql://nobody@127.0.0.1:1/none"), plan, None, said.append) is None
+    assert said[-1].startswith("The plan is without what is seen and foretold: ")
+    assert surveyed(spec, database, plan, None, said.append) is not None
