@@ -91,13 +91,14 @@ def install(connection: Connection) -> None:
 
 
 def _version(connection: Connection) -> int | None:
-    if not _exists(connection):
+    if not is_installed(connection):
         return None
     row = connection.execute(_SQL["version"]).fetchone()
     return row[0] if row else None
 
 
-def _exists(connection: Connection) -> bool:
+def is_installed(connection: Connection) -> bool:
+    """Whether the database has a ledger: a migration was registered in it, or begun by hand."""
     row = connection.execute(_SQL["exists"]).fetchone()
     return bool(row and row[0])
 
@@ -431,7 +432,7 @@ class Ledger:
         self._connection.execute(_SQL[query], values)
 
     def _read(self, record: type[_Record], query: str, name: str, **values: str) -> tuple[_Record, ...]:
-        if not _exists(self._connection):
+        if not is_installed(self._connection):
             return ()
         try:
             return self._select(record, query, name=name, **values)

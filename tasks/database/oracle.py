@@ -62,6 +62,7 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
         if done is not None:
             return done
         settings = (*PINNED, ("search_path", search_path(live)))
+        has_ledger = ledger.is_installed(live)
     with scratch_place(target, facts) as place, SchemaClone(target, place) as clone:
         trace = _meaning(clone, parsed, settings)
         before, after = _as_live(trace.before, clone.live), trace.after
@@ -71,7 +72,8 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
         data = data_changes(parsed, before, after, search_path_of(settings), volatile)
         intent = replace(intent, wanted=with_populated(intent.wanted, data.populated))
         tables = touched_tables(intent, meant, data)
-        _require_unmarked(before, tables)
+        if has_ledger:  # where there is none, it is somebody's own column of that name
+            _require_unmarked(before, tables)
         retyped = retyped_columns(before, after)
         require_word(retyped, intent.words)
         direct = direct_retypes(clone, settings, retyped, after, intent.using, intent.wanted)

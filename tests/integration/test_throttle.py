@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from tasks.database import throttle
 from tasks.database.connection import Target, connect
 from tasks.database.gauge import Gauge, Work
-from tasks.database.ledger import Ledger, install
+from tasks.database.ledger import VERSION, Ledger, install
 from tasks.database.progress import Progress
 from tasks.database.records import ThrottleRecord
 from tasks.database.runner import open_runner
@@ -376,7 +376,7 @@ def test_a_ledger_of_version_1_is_read_and_brought_up(database: Target) -> None:
         install(connection)
         Ledger(connection).pause(NAME, who="me")
         assert Ledger(connection).throttle(NAME).paused_by == "me"
-    assert ask(database, "SELECT max(version) FROM lockstep.version") == [(2,)]
+    assert ask(database, "SELECT max(version) FROM lockstep.version") == [(VERSION,)]
 
 
 def test_a_role_that_may_not_look_says_so_and_still_counts_waiters(database: Target) -> None:
