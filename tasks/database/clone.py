@@ -302,7 +302,7 @@ def _restore(statements: list[parser.Parsed], template: Target, target: Target) 
             except psycopg.errors.FeatureNotSupported as error:
                 raise Unsupported(
                     f"the schema of {target.name!r} on the scratch server: {error.diag.message_primary}",
-                    instead="Name a scratch server that has what the schema needs, or let the role create databases.",
+                    instead="Let the role create databases on the server itself, which has what its schema needs.",
                 ) from None
             except psycopg.Error as error:
                 raise MigrationError(

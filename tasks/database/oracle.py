@@ -6,7 +6,7 @@ real rows (read-only), build the plan, prove it on further clones. The live data
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import psycopg
@@ -22,6 +22,7 @@ from tasks.database.mappings import Mappings
 from tasks.database.pinned import PINNED, search_path
 from tasks.database.proof import prove
 from tasks.database.retyping import direct_retypes
+from tasks.database.server import EmbeddedServer
 from tasks.database.shapes import stages
 from tasks.database.snapshots import require_sight
 from tasks.database.steadiness import volatile_defaults
@@ -86,11 +87,30 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
             if moved:
                 require_sight(live)
             canonical = mappings.canonical(found)
-            notes = (*mappings.probe(live, found, canonical), *_foreseen(target, intent.throttle))
+            notes = (
+                *_tried_on(place, facts.major),
+                *mappings.probe(live, found, canonical),
+                *_foreseen(target, intent.throttle),
+            )
         shapes = stages(clone, parsed, settings, before, after, moved)
         made = make_plan(intent, shapes, meant, found, canonical, notes, direct, data)
         alternatives.require(loaded.spec.strategy, made)
         return prove(made, clone, after)
+
+
+def _tried_on(place: EmbeddedServer | Target, major: int) -> Iterator[Note]:
+    """Say where the change was tried, where that is not the embedded server of the live one's major version."""
+    if isinstance(place, Target):
+        yield Note(
+            severity="INFO",
+            text="The schema needs an extension that the embedded server lacks: the change was tried in scratch "
+            "databases on the live server itself, which are dropped again.",
+        )
+    elif place.major != major:
+        yield Note(
+            severity="INFO",
+            text=f"The change was tried on PostgreSQL {place.major}, the embedded version next to {major}.",
+        )
 
 
 def _foreseen(target: Target, throttle: Limits) -> tuple[Note, ...]:

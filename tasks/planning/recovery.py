@@ -92,10 +92,14 @@ def stalls(plan: Plan) -> Stalls:
     found = [
         step for phase in plan.phases for step in phase.steps if any(lock.mode in BLOCKS_WRITES for lock in step.locks)
     ]
-    longest = max(
-        (step.forecast for step in found), key=lambda forecast: forecast.worst, default=Forecast(best=0, worst=0)
-    )
+    longest = max((_held(step) for step in found), key=lambda held: held.worst, default=Forecast(best=0, worst=0))
     return Stalls(len(found), max((step.lock_timeout_ms for step in found), default=0), longest)
+
+
+def _held(step: Step) -> Forecast:
+    """Return how long the step works under its lock: at the most until its timeout ends it."""
+    limit = step.statement_timeout_ms / 1000 or step.forecast.worst
+    return Forecast(best=min(step.forecast.best, limit), worst=min(step.forecast.worst, limit))
 
 
 # ------------------------------------------------------------------------------------------------ going back

@@ -17,11 +17,13 @@ from tasks.database.catalog import snapshot
 from tasks.database.clone import SchemaClone, dump_schema, scratch_place
 from tasks.database.connection import Target, connect
 from tasks.database.inspection import inspect_server
+from tasks.database.oracle import _tried_on
 from tasks.database.scratch import SCRATCH_PREFIX
 from tasks.database.server import EmbeddedServer
 from tasks.planning.errors import CannotConnect, LockNotAcquired, MigrationError, MissingPrivilege, SchemaChanged
 from tasks.planning.schema_hash import catalog_text
 from tests.conftest import AnyServer, server_major
+from tests.integration.staging import planned, written
 
 NASTY = (Path(__file__).parent / "nasty_schema.sql").read_bytes()
 
@@ -155,6 +157,18 @@ def test_the_clone_is_made_where_the_schema_s_extensions_are(
             assert chosen.running, "a block inside another one stopped the server"
         assert not chosen.running
         chosen.remove()
+
+
+@pytest.mark.every_version
+def test_the_plan_says_where_the_change_was_tried(database: Target, tmp_path: Path) -> None:
+    plan = planned(database, "CREATE TABLE t (a int)", written(tmp_path, "tried", "ALTER TABLE t ADD b int"))
+    told = [note.text for note in plan.notes if "was tried" in note.text]
+    major = server_major()
+    nearest = 16 if major <= 16 else 18
+    away = f"The change was tried on PostgreSQL {nearest}, the embedded version next to {major}."
+    assert told == ([] if major == nearest else [away])
+    (elsewhere,) = _tried_on(database, major)
+    assert "scratch databases on the live server itself" in elsewhere.text
 
 
 # ------------------------------------------------------------------------------------------------ roles and secrets

@@ -71,6 +71,22 @@ def test_writes_wait_only_for_locks_that_block_them(plan: Plan) -> None:
     assert found.longest_wait_ms == max(step.lock_timeout_ms for step in blocking)
 
 
+def test_a_step_works_under_its_lock_no_longer_than_its_timeout(plan: Plan) -> None:
+    slow = Forecast(best=10, worst=90)
+    phases = tuple(
+        phase.model_copy(
+            update={
+                "steps": tuple(
+                    s.model_copy(update={"forecast": slow, "statement_timeout_ms": 5_000}) for s in phase.steps
+                )
+            }
+        )
+        for phase in plan.phases
+    )
+    found = stalls(plan.model_copy(update={"phases": phases}))
+    assert (found.work.best, found.work.worst) == (5, 5)
+
+
 def test_nothing_to_do_has_nothing_to_go_back_from() -> None:
     for found in (tiers(EMPTY), going(EMPTY), going_back(EMPTY), announcements(EMPTY), recoveries(EMPTY)):
         assert found == ()
