@@ -10,6 +10,7 @@ from tasks.database import runbook
 from tasks.database.connection import connect
 from tasks.database.ledger import Ledger
 from tasks.databases import target_of
+from tasks.flyway_source import with_its_files
 from tasks.plan_source import choose_database, load_spec, make_plan
 from tasks.planning.forecast import with_forecast
 from tasks.planning.page import page
@@ -25,6 +26,7 @@ def show(migration: str, database: str | None, folder: Path | None, form: str) -
     target = target_of(choose_database(loaded, database, console.note))
     with connect(target, role="plan") as connection:
         stored = Ledger(connection).migration(loaded.spec.name)
+    loaded = with_its_files(loaded, target, stored)
     plan = make_plan(loaded, target, stored)
     seen = None if plan.is_empty else surveyed(loaded, target, plan, stored, console.note)
     if seen is not None:

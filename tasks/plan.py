@@ -12,6 +12,7 @@ from tasks.database.connection import Target, connect
 from tasks.database.ledger import Ledger
 from tasks.database.throttle import paused
 from tasks.databases import target_of
+from tasks.flyway_source import with_its_files
 from tasks.narration import log, say
 from tasks.outcome import Outcome
 from tasks.plan_source import choose_database, is_spec, load_spec, make_plan, no_such_migration, require_phase
@@ -61,13 +62,14 @@ def _planned(migration: str, database: str | None) -> Planned | Outcome:
     target = target_of(choose_database(loaded, database, say))
     with connect(target, role="plan") as connection:
         stored = Ledger(connection).migration(loaded.spec.name)
+    loaded = with_its_files(loaded, target, stored)
     return _register(loaded, make_plan(loaded, target, stored), target)
 
 
 def _register(loaded: LoadedSpec, plan: Plan, target: Target) -> Planned | Outcome:
     publish_markdown("plan", plan.name, render(plan))
     if plan.is_empty:
-        return _nothing(plan.name, target.name, "the change is in place.")
+        return _nothing(plan.name, target.name, "no file is pending." if loaded.flyway else "the change is in place.")
     with connect(target, role="plan") as connection:
         ledger = Ledger(connection)
         ledger.register(plan, loaded.text)

@@ -31,6 +31,8 @@ MAY_CHANGE = {"window", "throttle"}
 def make_plan(loaded: LoadedSpec, target: Target, stored: MigrationRecord | None = None) -> Plan:
     """Return the plan of a spec: the stored one while it is under way, else a new one. Changes nothing.
 
+    A spec of a Flyway folder is one `with_its_files`.
+
     The live schema of a migration under way is neither the old one nor the new, and could not be planned from. Of its
     spec only maintenance window and throttle may change: they have no part in any statement.
     """
@@ -45,6 +47,8 @@ def make_plan(loaded: LoadedSpec, target: Target, stored: MigrationRecord | None
         )
     from tasks.database import oracle
 
+    if loaded.flyway is not None and not loaded.parts:
+        return oracle.nothing_pending(loaded, target)
     return oracle.plan(loaded, target)
 
 

@@ -39,4 +39,4 @@ def _as_written(loaded: LoadedSpec, target: Target, stored: MigrationRecord | No
     """Judge the change as if it were simply run; in the middle of a migration there is nothing to judge it on."""
     if stored is not None and stored.state in UNFINISHED:
         return None
-    return look_at([script(loaded.change, loaded.change_source)], target).verdicts
+    return look_at([script(part.text, part.source) for part in loaded.parts], target).verdicts

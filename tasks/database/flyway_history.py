@@ -1,4 +1,4 @@
-"""Reads Flyway's history table, and judges a folder by it as Flyway would. Writes nothing."""
+"""Reads Flyway's history table, and judges a folder by it as Flyway would. Writes nothing: a plan's step does."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tasks.planning.flyway.folder import Folder
 from tasks.planning.flyway.history import Applied, Judgement, judge
 from tasks.planning.flyway.settings import Settings
 from tasks.planning.flyway.versions import parse_version
+from tasks.planning.names import TableName
 
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 30_000
@@ -68,6 +69,41 @@ def read_history(connection: psycopg.Connection[TupleRow], settings: Settings) -
                 remedy="Look at it again when that session is done.",
             ) from None
     return tuple(_applied(row, name) for row in rows)
+
+
+def writable_history(connection: psycopg.Connection[TupleRow], settings: Settings) -> TableName:
+    """Return the history table, after a look at whether a migration may write its rows into it.
+
+    Raises `SpecError` where there is none, or not where the files' own names are looked up; `MissingPrivilege`.
+    """
+    place = {"schema": settings.default_schema, "table": settings.table}
+    found = connection.execute(_SQL["table"], place).fetchone()
+    if found is None:
+        raise SpecError(
+            f"The database has no table {settings.table}: Flyway has never run there.",
+            remedy="Let Flyway begin its history: baseline, where the tables are there already; else migrate, up to "
+            "the version that the running application has.",
+        )
+    table = TableName(found[0], settings.table)
+    row = connection.execute(_SQL["writable"], {"schema": table.schema, "table": table.name}).fetchone()
+    may_write, plain, first = row or (False, False, False)
+    if not plain:
+        raise SpecError(f"{table} is no plain table.", remedy="Name the table that Flyway itself writes.")
+    if not first:
+        raise SpecError(
+            f"Flyway looks up the names in its files in the schema {table.schema} first, and this connection does not.",
+            remedy="Put that schema first in the connection's search_path, e.g. with "
+            "?options=-csearch_path%3DSCHEMA in its URL.",
+        )
+    if not may_write:
+        grant = sql.SQL("GRANT INSERT, DELETE ON {} TO {};").format(
+            table.identifier, sql.Identifier(connection.info.user)
+        )
+        raise MissingPrivilege(
+            f"The role {connection.info.user!r} may not write Flyway's history, the table {table}.",
+            grant=grant.as_string(),
+        )
+    return table
 
 
 def _refuse_another(connection: psycopg.Connection[TupleRow], table: str) -> None:

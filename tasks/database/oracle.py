@@ -31,6 +31,7 @@ from tasks.planning import alternatives
 from tasks.planning.catalog import Catalog
 from tasks.planning.data_changes import data_changes, with_populated
 from tasks.planning.errors import RunnerBusy, SpecError
+from tasks.planning.flyway.rows import with_rows
 from tasks.planning.intent import intent_of
 from tasks.planning.meaning import changes, settled
 from tasks.planning.names import DUE_COLUMN, PENDING_COLUMN, TableName
@@ -59,7 +60,8 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
     facts = require_usable(target)
     with connect(target, role="plan") as live:
         ledger.Ledger(live).refuse_by_hand(loaded.spec.name)
-        done = _already_in_place(loaded, target, live)
+        # Of a Flyway folder its history says what is done: the same statement may come in another file once more.
+        done = _already_in_place(loaded, target, live) if loaded.flyway is None else None
         if done is not None:
             return done
         settings = (*PINNED, ("search_path", search_path(live)))
@@ -93,7 +95,7 @@ def plan(loaded: LoadedSpec, target: Target) -> Plan:
                 *_foreseen(target, intent.throttle),
             )
         shapes = stages(clone, parsed, settings, before, after, moved)
-        made = make_plan(intent, shapes, meant, found, canonical, notes, direct, data)
+        made = with_rows(make_plan(intent, shapes, meant, found, canonical, notes, direct, data), loaded.flyway)
         alternatives.require(loaded.spec.strategy, made)
         return prove(made, clone, after)
 
@@ -111,6 +113,20 @@ def _tried_on(place: EmbeddedServer | Target, major: int) -> Iterator[Note]:
             severity="INFO",
             text=f"The change was tried on PostgreSQL {place.major}, the embedded version next to {major}.",
         )
+
+
+def nothing_pending(loaded: LoadedSpec, target: Target) -> Plan:
+    """Return the empty plan of a Flyway folder of which the database has every file. Raises as `plan`."""
+    return Plan(
+        name=loaded.spec.name,
+        database=target.name,
+        strategy="direct",
+        why="Flyway would run no file of the folder here.",
+        change="",
+        change_hash=loaded.change_hash,
+        server_version=require_usable(target).version,
+        phases=(),
+    )
 
 
 def _foreseen(target: Target, throttle: Limits) -> tuple[Note, ...]:

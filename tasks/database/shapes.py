@@ -41,10 +41,13 @@ def stages(
             for rename in _renames(moved, "hidden"):
                 connection.execute(rename)
             hidden = snapshot(connection)
+        # The clone is thrown away: a value of an enum has to be committed before the next statement can name it.
+        for number, statement in enumerate(parsed, start=1):
+            with connection.transaction():
+                limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+                run_statement(connection, statement, number)
         with connection.transaction(force_rollback=True):
             limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
-            for number, statement in enumerate(parsed, start=1):
-                run_statement(connection, statement, number)
             for rename in _renames(moved, "coming"):
                 connection.execute(rename)
             coming = settled(before, snapshot(connection))

@@ -63,7 +63,7 @@ def trace_change(
         why = why_not_run(statement, names)
         if why is not None:
             raise Unsupported(
-                f"Statement {number} of the change (line {statement.line}: {_shortened(statement.sql)}). "
+                f"Statement {number} of the change ({statement.place()}: {_shortened(statement.sql)}). "
                 + why.removesuffix("."),
                 instead="Run it by itself, before or after the migration.",
             )
@@ -120,18 +120,18 @@ def run_statement(conn: psycopg.Connection[TupleRow], statement: Statement, numb
         conn.execute(statement.transactional_sql.encode())
     except psycopg.Error as error:
         raise SpecError(
-            f"Statement {number} of the change (line {_line(statement, error)}) fails on a clone of the schema: "
+            f"Statement {number} of the change ({_place(statement, error)}) fails on a clone of the schema: "
             f"{_reason(error)}\n  {_shortened(statement.sql)}",
             remedy=error.diag.message_hint or "Correct the change: it has to run on the live schema as it is now.",
         ) from None
 
 
-def _line(statement: Statement, error: psycopg.Error) -> int:
+def _place(statement: Statement, error: psycopg.Error) -> str:
     """Return the line of the change's source that the server points to, else the statement's first."""
     position = error.diag.statement_position
     if position is None or statement.concurrent:
-        return statement.line
-    return statement.line + statement.sql.count("\n", 0, int(position) - 1)
+        return statement.place()
+    return statement.place(statement.sql.count("\n", 0, int(position) - 1))
 
 
 def _reason(error: psycopg.Error) -> str:

@@ -396,6 +396,25 @@ class TableFacts(Part):
     weaknesses: tuple[str, ...]
 
 
+class FlywayFile(Part):
+    """A file of a Flyway folder that the migration carries out: what its row in the history table says."""
+
+    script: str
+    version: str
+    """As Flyway stores it: ``V1_001`` is ``1.001``."""
+    description: str
+    checksum: int
+
+
+class FlywayHistory(Part):
+    """Flyway's history table, and the files that were pending when the plan was made, in their order."""
+
+    table: TableName
+    last_rank: int
+    """The highest ``installed_rank`` then; 0 for an empty table."""
+    files: tuple[FlywayFile, ...]
+
+
 Strategy = Literal["direct", "expand-contract", "shadow-table", "blue-green"]
 RollbackTier = Literal["immediate", "emergency", "planned", "none"]
 
@@ -435,6 +454,8 @@ class Plan(Part):
     """The changed tables as they were when the plan was made."""
     risks: tuple[Risk, ...] = ()
     """Of every difference that the change makes, the worst first."""
+    flyway: FlywayHistory | None = None
+    """Of a Flyway folder: the files that this migration carries out, and the table that will say so."""
     reverse: str = ""
     """After contract: the spec (YAML) of the migration that goes back, with what cannot be recovered in comments."""
 

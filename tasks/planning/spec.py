@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +19,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tasks.planning import parser
 from tasks.planning.errors import SpecError
+from tasks.planning.flyway.settings import HISTORY_TABLE, Settings
+from tasks.planning.flyway.versions import parse_version
 from tasks.planning.names import TableName
-from tasks.planning.plan import Severity, Strategy
+from tasks.planning.plan import FlywayHistory, Severity, Strategy
 from tasks.planning.spec_text import SpecText
 from tasks.planning.statements import Statement, parse_change
 from tasks.planning.text_files import read_text
@@ -132,6 +135,37 @@ class Gates(Part):
     """Paths of the user's own expectation suites."""
 
 
+class FlywayFolder(Part):
+    """The migrations of a project that uses Flyway: what the database does not have yet is the change."""
+
+    folder: str = Field(min_length=1, description="The folder, relative to the spec")
+    schema_name: str | None = Field(
+        default=None,
+        alias="schema",
+        min_length=1,
+        description="Where the history table is; else the first of the search_path (Flyway's defaultSchema)",
+    )
+    table: str = Field(default=HISTORY_TABLE, min_length=1, description="The history table's name")
+    placeholders: dict[str, str] = Field(default_factory=dict, description="The values of ${…}, without flyway's own")
+    target: str | None = Field(default=None, description="The last version that belongs to this migration")
+
+    @field_validator("target")
+    @classmethod
+    def _is_version(cls, value: str | None) -> str | None:
+        if value is not None and parse_version(value) is None:
+            raise ValueError(f"{value!r} is not a version of Flyway's")
+        return value
+
+    def settings(self) -> Settings:
+        """Return Flyway's settings; what is not said here has Flyway's default."""
+        return Settings(
+            default_schema=self.schema_name,
+            table=self.table,
+            placeholders=self.placeholders,
+            target=None if self.target is None else parse_version(self.target),
+        )
+
+
 class Spec(Part):
     """One migration as its author describes it."""
 
@@ -139,6 +173,7 @@ class Spec(Part):
     database: str | None = Field(default=None, description="The database's name; never a URL")
     change: str | None = Field(default=None, description="The SQL that should simply have been run")
     change_file: str | None = Field(default=None, description="A file with that SQL, relative to the spec")
+    flyway: FlywayFolder | None = Field(default=None, description="A folder of Flyway's; what is pending is the change")
     mapping: dict[ColumnText, Mapping] = Field(default_factory=dict)
     personal: tuple[ColumnText, ...] = Field(default=(), description="Columns never shown, logged or sampled")
     gates: Gates = Gates()
@@ -176,8 +211,8 @@ class Spec(Part):
 
     @model_validator(mode="after")
     def _has_one_change(self) -> Self:
-        if (self.change is None) == (self.change_file is None):
-            raise ValueError("write either change (the SQL) or change_file (a path), and not both")
+        if [self.change, self.change_file, self.flyway].count(None) != 2:
+            raise ValueError("write either change (the SQL), change_file (a path) or flyway (a folder), and only one")
         return self
 
     def mappings(self) -> dict[tuple[TableName, str], Mapping]:
@@ -190,23 +225,50 @@ class Spec(Part):
 
 
 @dataclass(frozen=True)
+class Sql:
+    """SQL of the change, from one file."""
+
+    text: str
+    source: str
+    """The name of the file, for messages."""
+    first_line: int = 1
+    """The line of ``source`` on which the SQL starts."""
+
+
+@dataclass(frozen=True)
 class LoadedSpec:
-    """A spec as read from its file."""
+    """A spec as read from its file. That of a Flyway folder has no ``parts`` before a database says what is pending."""
 
     spec: Spec
     text: str
-    """What was read, for the ledger; the SQL of a ``change_file`` is part of it, as comments."""
+    """What was read, for the ledger; SQL from files of its own is part of it, as comments."""
     folder: Path
-    change: str
-    """The SQL, wherever it was written."""
-    change_source: str
-    """The name of the file with the SQL, for messages."""
-    first_line: int = 1
-    """The line of ``change_source`` on which the SQL starts."""
+    parts: tuple[Sql, ...]
+    """The SQL, wherever it was written, in the order in which it would be run."""
+    flyway: FlywayHistory | None = None
+    """The pending files of a Flyway folder, one for each part, and where the database keeps their history."""
+
+    @property
+    def change(self) -> str:
+        """The whole SQL; each of several files under its name."""
+        if len(self.parts) == 1:
+            return self.parts[0].text
+        return "\n".join(f"-- {part.source}\n{part.text.rstrip()}\n" for part in self.parts)
 
     def statements(self) -> tuple[Statement, ...]:
         """Return the change's statements. Raises `SpecError` and `Unsupported`."""
-        return parse_change(self.change, source=self.change_source, first_line=self.first_line)
+        found: list[Statement] = []
+        for part in self.parts:
+            parsed = parse_change(part.text, source=part.source, first_line=part.first_line)
+            named = {} if self.flyway is None else {"file": part.source}
+            found += [statement.model_copy(update=named) for statement in parsed]
+        return tuple(found)
+
+    def with_pending(self, history: FlywayHistory, texts: Sequence[str]) -> LoadedSpec:
+        """Return the spec with the files of ``history`` as its change, and their ``texts`` as they are run."""
+        parts = tuple(Sql(text, file.script) for text, file in zip(texts, history.files, strict=True))
+        text = "\n".join([self.text, *(_quoted(part) for part in parts)])
+        return replace(self, text=text, parts=parts, flyway=history)
 
     @cached_property
     def change_hash(self) -> str:
@@ -228,7 +290,7 @@ def load(path: Path) -> LoadedSpec:
     text = read_text(path)
     if path.suffix == ".sql":
         spec = Spec(name=migration_name(path), change=text)
-        return LoadedSpec(spec, text, path.parent, change=text, change_source=path.name)
+        return LoadedSpec(spec, text, path.parent, (Sql(text, path.name),))
     document = SpecText(text, path.name)
     try:
         spec = Spec.model_validate(document.content)
@@ -236,14 +298,20 @@ def load(path: Path) -> LoadedSpec:
         raise SpecError(
             document.explain(error, Spec), remedy="`lockstep schema` prints what a spec may contain."
         ) from None
+    if spec.flyway is not None:
+        return LoadedSpec(spec, text, path.parent, ())
     if spec.change_file is None:
         line = document.scalar_line("change")
-        return LoadedSpec(spec, text, path.parent, change=spec.change or "", change_source=path.name, first_line=line)
+        return LoadedSpec(spec, text, path.parent, (Sql(spec.change or "", path.name, line),))
     place = document.place(("change_file",))
     change = read_text(path.parent / spec.change_file, called=f"{place}: change_file {spec.change_file}")
-    quoted = "".join(f"# {line}\n" for line in change.splitlines())
-    whole = f"{text}\n# {spec.change_file}:\n{quoted}"
-    return LoadedSpec(spec, whole, path.parent, change=change, change_source=spec.change_file)
+    part = Sql(change, spec.change_file)
+    return LoadedSpec(spec, f"{text}\n{_quoted(part)}", path.parent, (part,))
+
+
+def _quoted(part: Sql) -> str:
+    lines = "".join(f"# {line}\n" for line in part.text.splitlines())
+    return f"# {part.source}:\n{lines}"
 
 
 def migration_name(path: Path) -> str:
@@ -260,5 +328,5 @@ def json_schema() -> str:
     schema = Spec.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Lockstep migration"
-    schema["oneOf"] = [{"required": ["change"]}, {"required": ["change_file"]}]
+    schema["oneOf"] = [{"required": [key]} for key in ("change", "change_file", "flyway")]
     return json.dumps(schema, indent=2)

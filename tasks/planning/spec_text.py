@@ -158,11 +158,13 @@ def _keys(model: type[BaseModel], path: Location) -> list[str]:
     for part in path:
         inner: list[type[BaseModel]] = []
         for candidate in current:
-            field = candidate.model_fields.get(str(part))
+            field = next(
+                (field for name, field in candidate.model_fields.items() if part == (field.alias or name)), None
+            )
             # A name inside dict[str, Model] is no field: what was found for the dict stays.
             inner += list(_models(field.annotation)) if field is not None else [candidate]
         current = inner
-    return [name for candidate in current for name in candidate.model_fields]
+    return [field.alias or name for candidate in current for name, field in candidate.model_fields.items()]
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

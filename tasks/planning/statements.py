@@ -62,6 +62,8 @@ class Statement(BaseModel):
     """e.g. ``alter_table``, ``rename_column``, ``create_index``, ``drop_table``."""
     line: int
     """1-based, in the change's source."""
+    file: str = ""
+    """The source's name, where the change has several."""
     column: int = 1
     """Where it begins in its line, 1-based; told of statements that are only looked at."""
     tables: tuple[TableName, ...] = ()
@@ -81,6 +83,10 @@ class Statement(BaseModel):
 
     A value of an enum stays when a migration is rolled back, and the next run must not stumble over it.
     """
+
+    def place(self, below: int = 0) -> str:
+        """Return ``line 3``, or ``V2__x.sql, line 3``: of the line so far ``below`` the statement's first."""
+        return f"{self.file}, line {self.line + below}" if self.file else f"line {self.line + below}"
 
 
 def parse_change(text: str, *, source: str, first_line: int = 1) -> tuple[Statement, ...]:

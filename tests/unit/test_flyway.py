@@ -13,11 +13,13 @@ from tasks.planning.flyway.history import Applied, State, judge
 from tasks.planning.flyway.names import Misnamed, ScriptName, read_name
 from tasks.planning.flyway.pending import pending_files
 from tasks.planning.flyway.placeholders import own_values, replaced
+from tasks.planning.flyway.rows import lock_key
 from tasks.planning.flyway.script_settings import ScriptSettings, read_script_settings
 from tasks.planning.flyway.settings import Settings
 from tasks.planning.flyway.transactions import in_transaction
 from tasks.planning.flyway.validation import refuse, stops_migrate, validate
 from tasks.planning.flyway.versions import Version, parse_version
+from tasks.planning.names import TableName
 from tasks.planning.text_files import without_mark
 
 
@@ -362,3 +364,8 @@ class TestHistory:
 
     def test_types_that_have_had_other_names(self) -> None:
         assert row(1, "1", "a", "a.A", None, type="SPRING_JDBC").type == "JDBC"
+
+
+def test_the_lock_is_of_java_s_hash_of_the_quoted_name() -> None:
+    assert lock_key(TableName("public", "flyway_schema_history")) == 77433833903597
+    assert lock_key(TableName("", "")) == 77431708279161 + (((34 * 31 + 34) * 31 + 46) * 31 + 34) * 31 + 34

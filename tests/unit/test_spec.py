@@ -11,8 +11,11 @@ import pytest
 import yaml
 
 from tasks.planning.errors import SpecError
+from tasks.planning.flyway.settings import Settings
+from tasks.planning.flyway.versions import parse_version
 from tasks.planning.names import TableName
-from tasks.planning.spec import json_schema, load, migration_name
+from tasks.planning.plan import FlywayFile, FlywayHistory
+from tasks.planning.spec import LoadedSpec, json_schema, load, migration_name
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "drink-water" / "intake-v2.yaml"
 LEAST = "name: a\nchange: ALTER TABLE t ADD x int\n"
@@ -111,6 +114,10 @@ def test_a_syntax_error_in_the_change_is_told_in_lines_of_the_spec(tmp_path: Pat
         ("change: x", "spec.yaml: the key 'name' is missing."),
         ("name: a", "spec.yaml: write either change"),
         (LEAST + "change_file: x", "spec.yaml: write either change"),
+        (LEAST + "flyway: {folder: x}", "spec.yaml: write either change"),
+        ("name: a\nflyway: {}", "spec.yaml, line 2: the key 'folder' is missing."),
+        ("name: a\nflyway: {folder: x, shema: y}", "in flyway, unknown key 'shema'; did you mean 'schema'?"),
+        ("name: a\nflyway: {folder: x, target: next}", "line 2: flyway.target: 'next' is not a version of Flyway's"),
         ("name: 12\nchange: x", "spec.yaml, line 1: name: must be text"),
         ("name: A B\nchange: x", "spec.yaml, line 1: name: a name has up to 63 lower-case letters"),
         ("name: a\nchange_file: no.sql", "spec.yaml, line 2: change_file no.sql: there is no such file."),
@@ -180,6 +187,52 @@ def test_the_hash_is_of_the_meaning(tmp_path: Path) -> None:
     assert digest(LEAST + "gates: {suites: [a.yaml]}") != base
 
 
+def test_the_hash_of_a_recorded_spec_is_what_it_was_when_it_was_recorded(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(LEAST)
+    (tmp_path / "V1__x.sql").write_text("-- a word\nALTER TABLE t ADD x int;\nDROP TABLE y;")
+    assert [load(path).change_hash for path in (EXAMPLE, tmp_path / "a.yaml", tmp_path / "V1__x.sql")] == [
+        "203e8e00626c0d614cf82fb0f80f7dc7d463b3175a6740d24f6bb39661cb40b2",
+        "1407c0433082024b33cb16a7c502f8fcaec407484ed263def4c2011023ee3991",
+        "ade3df688b8e3a79abef3fe43863455c3dc7a6c749e2f2b8d6910db8593935f4",
+    ]
+
+
+class TestFlywayFolder:
+    TEXT = "name: a\nflyway: {folder: sql, schema: app, table: done, placeholders: {A: b}, target: '1_2'}\n"
+    FILES = tuple(FlywayFile(script=f"V{n}__x.sql", version=f"{n}", description="x", checksum=n) for n in (1, 2))
+    HISTORY = FlywayHistory(table=TableName("app", "done"), last_rank=0, files=FILES)
+
+    def loaded(self, folder: Path, *texts: str) -> LoadedSpec:
+        (folder / "a.yaml").write_text(self.TEXT)
+        return load(folder / "a.yaml").with_pending(self.HISTORY, texts)
+
+    def test_it_is_read_as_flyway_s_settings(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(self.TEXT)
+        flyway = load(tmp_path / "a.yaml").spec.flyway
+        assert flyway is not None
+        assert flyway.settings() == Settings(
+            default_schema="app", table="done", placeholders={"A": "b"}, target=parse_version("1.2")
+        )
+        jsonschema.validate(yaml.safe_load(self.TEXT), json.loads(json_schema()))
+
+    def test_its_files_are_one_change_and_each_message_names_its_own(self, tmp_path: Path) -> None:
+        first, second = "ALTER TABLE t ADD x int;", "\nALTER TABLE t ADD y int;\nALTER TABLE t ADD z int"
+        loaded = self.loaded(tmp_path, first, second)
+        assert [item.place() for item in loaded.statements()] == [
+            "V1__x.sql, line 1", "V2__x.sql, line 2", "V2__x.sql, line 3",
+        ]  # fmt: skip
+        assert loaded.change == f"-- V1__x.sql\n{first}\n\n-- V2__x.sql\n{second}\n"
+        assert yaml.safe_load(loaded.text) == yaml.safe_load(self.TEXT)
+        assert "# V2__x.sql:\n" in loaded.text
+        other = self.loaded(tmp_path, f"{first}\nALTER TABLE t ADD y int", "-- A word.\nALTER TABLE t ADD z int;")
+        assert loaded.change_hash == other.change_hash, "of the statements alone"
+
+    @pytest.mark.parametrize("text", ["\nBEGIN;", "\nALTER TABL t;"])
+    def test_what_is_refused_is_told_with_file_and_line(self, tmp_path: Path, text: str) -> None:
+        with pytest.raises(SpecError, match=r"^V2__x\.sql, line 2"):
+            self.loaded(tmp_path, "DROP TABLE t;", text).statements()
+
+
 def test_names_are_folded_and_unquoted_as_postgresql_does(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(LEAST + "mapping: {'S.\"T.1\".X': {up: a, down: {'\"A\"': b}}}")
     (((table, column), mapping),) = load(tmp_path / "a.yaml").spec.mappings().items()
@@ -191,6 +244,6 @@ def test_the_json_schema_accepts_what_is_accepted() -> None:
     schema = json.loads(json_schema())
     jsonschema.validate(yaml.safe_load(EXAMPLE.read_text()), schema)
     jsonschema.validate(yaml.safe_load(LEAST + "soak: 0"), schema)
-    for bad in (LEAST + "maping: {}", "name: a", LEAST + "change_file: b", LEAST + "approvals: [x]"):
+    for bad in (LEAST + "maping: {}", "name: a", LEAST + "change_file: b", LEAST + "flyway: {folder: b}"):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(yaml.safe_load(bad), schema)

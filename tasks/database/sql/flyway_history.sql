@@ -21,3 +21,14 @@ SELECT namespace.nspname::text
  WHERE relation.relname = %(table)s
    AND relation.relkind IN ('r', 'p', 'v')
  ORDER BY 1
+
+-- name: writable
+-- Whether the present role may write rows into the table and take them back, and whether it is in the schema in which
+-- names without a schema are looked up first.
+SELECT has_table_privilege(relation.oid, 'INSERT') AND has_table_privilege(relation.oid, 'DELETE'),
+       relation.relkind = 'r',
+       namespace.nspname = current_schema()
+  FROM pg_catalog.pg_class AS relation
+  JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = relation.relnamespace
+ WHERE namespace.nspname = %(schema)s
+   AND relation.relname = %(table)s

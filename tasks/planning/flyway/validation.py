@@ -195,7 +195,7 @@ def _mismatch(judged: Judged, file: Migration, row: Applied, judgement: Judgemen
             f"{judged.script} is not what was run: its checksum is {file.checksum}, and {row.checksum} was applied.",
             _REPAIR,
         )
-    if _abbreviated(file.description) != row.description:
+    if abbreviated(file.description) != row.description:
         return Problem(
             "DESCRIPTION_MISMATCH",
             judged,
@@ -205,7 +205,8 @@ def _mismatch(judged: Judged, file: Migration, row: Applied, judgement: Judgemen
     return None
 
 
-def _abbreviated(description: str) -> str:
+def abbreviated(description: str) -> str:
+    """Return the description as the history table holds it."""
     if len(description) <= _LONGEST_DESCRIPTION:
         return description
     return description[: _LONGEST_DESCRIPTION - 3] + "..."

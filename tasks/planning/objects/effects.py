@@ -309,7 +309,7 @@ def _refused(statement: Statement, instead: str, part: str | None = None) -> Uns
     words = statement.kind.replace("_", " ").upper()
     text = " ".join(statement.sql.split())
     shown = text if len(text) <= 100 else f"{text[:99]}…"
-    return Unsupported(f"{words}{f' ({part})' if part else ''} (line {statement.line}: {shown})", instead=instead)
+    return Unsupported(f"{words}{f' ({part})' if part else ''} ({statement.place()}: {shown})", instead=instead)
 
 
 def _split_words(word: str) -> str:

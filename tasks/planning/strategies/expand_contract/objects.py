@@ -262,7 +262,7 @@ def _refuse_narrower(effect: Effect, dropped: Effect) -> None:
         if missing:
             raise Unsupported(
                 f"making the view {change.name} again without {', '.join(sorted(missing))} "
-                f"(line {effect.statement.line}): the running application reads it",
+                f"({effect.statement.place()}): the running application reads it",
                 instead="Keep the old columns beside the new ones, or create the new view under another name and drop "
                 "the old one in the same change: both are there until contract.",
             )
