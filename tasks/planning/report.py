@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tasks.planning.alternatives import alternatives
 from tasks.planning.monitoring import LIMITS, QUESTIONS
 from tasks.planning.names import TableName
+from tasks.planning.personal import copies
 from tasks.planning.plan import (
     LOCK_ORDER,
     Action,
@@ -85,6 +86,7 @@ def render(plan: Plan, survey: Survey | None = None) -> str:
             slower_by=SLOWER_BY,
             slower_ms=SLOWER_MS,
             timed=rows_of_timings((survey.timings,)) if survey and survey.timings else (),
+            copies=copies(plan),
             alternatives=alternatives(plan, survey) if survey and plan.phases else (),
             foretold=foretold(survey.expected) if survey else (),
             # What the live facts judge is told once, with their numbers; the catalog's word is for where they saw less.
