@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import psycopg
-
 from tasks.artifacts import publish_markdown
 from tasks.database.connection import Target, connect
 from tasks.database.ledger import Ledger
@@ -13,7 +11,7 @@ from tasks.database.records import EventRecord
 from tasks.database.timing import take
 from tasks.databases import target_of
 from tasks.narration import say
-from tasks.planning.errors import CannotConnect
+from tasks.planning.errors import MigrationError
 from tasks.planning.plan import Plan
 from tasks.planning.report import cell
 from tasks.planning.timings import Timings, When, regressions, rows
@@ -25,10 +23,17 @@ EVENT = "queries"
 def time_queries(migration: str, database: str, when: When) -> None:
     """Time the plan's queries, once at each moment, keep it in the ledger, and tell what is slower than before.
 
-    Slower queries are a warning: nothing stops. What cannot be timed is told, too.
+    Slower queries are a warning: nothing stops. What cannot be timed or kept is told, and stops nothing either.
     """
-    target = target_of(database)
-    with discreet(), connect(target, role="queries") as connection:
+    try:
+        with discreet():
+            _time(migration, target_of(database), when)
+    except MigrationError as error:
+        say(f"queries, {when}: not timed. {error.what}")
+
+
+def _time(migration: str, target: Target, when: When) -> None:
+    with connect(target, role="queries") as connection:
         ledger = Ledger(connection)
         plan = ledger.known_migration(migration).plan
         taken = timings_of(ledger.events(migration))
@@ -36,14 +41,10 @@ def time_queries(migration: str, database: str, when: When) -> None:
             return
         if when == "before" and any(phase.attempts for phase in ledger.phases(migration)):
             return  # it is too late for that
-        try:
-            with connect(target, role="queries", settings=plan.settings) as reading:
-                now = take(reading, plan.queries, when)
-        except (CannotConnect, psycopg.Error) as error:
-            say(f"queries, {when}: not timed, the connection was lost ({type(error).__name__})")
-            return
+        with connect(target, role="queries", settings=plan.settings) as reading:
+            now = take(reading, plan.queries, when)
         ledger.event(migration, EVENT, now.model_dump(mode="json"))
-        _tell(migration, (*taken, now))
+    _tell(migration, (*taken, now))
 
 
 def timings_now(target: Target, plan: Plan) -> Timings | None:

@@ -79,6 +79,22 @@ def test_a_baseline_is_not_taken_when_something_is_done_already(notes: Target) -
     assert [moment.when for moment in timings_of(standing_of(notes, NAME).events)] == ["after switch"]
 
 
+@pytest.mark.usefixtures("prefect_here")
+def test_a_run_goes_on_where_they_cannot_be_kept(notes: Target) -> None:
+    register(notes, make_plan(notes, queries=QUERIES))
+    execute(notes, "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE disk_full; END'")
+    execute(
+        notes,
+        "CREATE TRIGGER refuse BEFORE INSERT ON lockstep.event FOR EACH ROW WHEN (NEW.kind = 'queries') "
+        "EXECUTE FUNCTION refuse()",
+    )
+    ear = Ear()
+    with listening(ear):
+        assert run(approved_by="me (--yes)").kind == "finished"
+    why = "not timed. The database refused a statement: DiskFull (SQLSTATE 53100)."
+    assert ear.heard == [f"queries, {when}: {why}" for when in ("before", "after switch", "at the end")]
+
+
 def test_a_query_writes_nothing_and_ends_in_time(database: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.database.timing.STATEMENT_TIMEOUT_MS", 200)
     execute(database, "CREATE TABLE t (a int); CREATE SEQUENCE s")
