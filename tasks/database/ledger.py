@@ -24,6 +24,7 @@ from tasks.database.connection import limits
 from tasks.database.queries import queries
 from tasks.database.records import (
     ApprovalRecord,
+    ByHandRecord,
     Decision,
     EventRecord,
     FailureSummary,
@@ -180,19 +181,18 @@ class Ledger:
 
     def throttle(self, name: str) -> ThrottleRecord:
         """Return what was asked of the migration while it runs, and what its runner last saw of the server."""
-        row = self._connection.execute(_SQL["has_throttle"]).fetchone()
-        found = self._read(ThrottleRecord, "throttle", name) if row and row[0] else ()
+        found = self._read(ThrottleRecord, "throttle", name) if self._has("throttle") else ()
         return next(iter(found), ThrottleRecord())
 
     def refuse_by_hand(self, name: str) -> None:
-        """Raise RunnerBusy where the scripts of the migration's runbook have begun steps and not taken them back."""
-        row = self._connection.execute(_SQL["has_runbook"]).fetchone()
-        if not row or not row[0]:
-            return
-        found = self._connection.execute(_SQL["by_hand"], {"name": name}).fetchone()
-        if found and found[0]:
+        """Raise RunnerBusy where the scripts of the migration's runbook have begun steps and not taken them back.
+
+        Raises MissingPrivilege where the role may not read the ledger.
+        """
+        found = self._read(ByHandRecord, "by_hand", name) if self._has("runbook") else ()
+        if found and found[0].steps:
             raise RunnerBusy(
-                f"The migration {name!r} is being carried out by hand: {found[0]} steps have been begun.",
+                f"The migration {name!r} is being carried out by hand: {found[0].steps} steps have been begun.",
                 remedy="Go on with the scripts, or go back with them. If it is over, forget their notes:  DELETE FROM "
                 f"lockstep.runbook WHERE migration = {sql.Literal(name).as_string()};",
             )
@@ -443,6 +443,11 @@ class Ledger:
                 grant=f'GRANT USAGE ON SCHEMA {LOCKSTEP_SCHEMA} TO "{user}"; '
                 f'GRANT SELECT ON ALL TABLES IN SCHEMA {LOCKSTEP_SCHEMA} TO "{user}"',
             ) from None
+
+    def _has(self, table: str) -> bool:
+        """Whether the ledger has a table that those of earlier versions lack."""
+        row = self._connection.execute(_SQL["has_table"], {"table": table}).fetchone()
+        return bool(row and row[0])
 
     def _select(self, record: type[_Record], query: str, **values: str) -> tuple[_Record, ...]:
         with self._connection.cursor(row_factory=class_row(record)) as cursor:

@@ -86,6 +86,12 @@ class EventRecord(Part):
     detail: dict[str, Any]
 
 
+class ByHandRecord(Part):
+    """How many steps of a migration the scripts of its runbook have begun, and not taken back."""
+
+    steps: int
+
+
 class ThrottleRecord(Part):
     """What people asked of a migration while it runs, and what its runner last saw of the server.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from tasks.planning.names import TableName, display
-from tasks.planning.plan import DeleteRows, MappedGroup, Plan, UpdateRows
+from tasks.planning.plan import DeleteRows, MappedGroup, Plan, Transaction, UpdateRows
 from tasks.planning.wording import duration
 
 _WITH_THE_ROW = "a DELETE of the row takes it along; an UPDATE reaches it by the sync, in the same statement"
@@ -100,7 +100,8 @@ def _drops(plan: Plan, table: TableName, clause: str) -> bool:
         for phase in plan.phases
         if phase.name == "contract"
         for step in phase.steps
-        for statement in getattr(step.action, "statements", ())
+        if isinstance(step.action, Transaction)
+        for statement in step.action.statements
     )
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from tasks.database import oracle
 from tasks.database.connection import Target, connect
-from tasks.database.ledger import Ledger
+from tasks.database.ledger import Ledger, install
 from tasks.database.runbook import scripts
 from tasks.database.runner import open_runner
-from tasks.planning.errors import RunnerBusy
+from tasks.planning.errors import MissingPrivilege, RunnerBusy
 from tasks.planning.plan import Plan
 from tasks.planning.states import MigrationState
 from tests.conftest import AnyServer, _new_database
@@ -230,3 +230,14 @@ def test_somebody_who_does_not_see_what_others_look_at_is_told(database: Target,
 def by_hand(target: Target, folder: Path, change: str) -> ByHand:
     execute_in(target, SCHEMA)
     return ByHand(target, folder, scripts(oracle.plan(written(folder, "by-hand", change), target)))
+
+
+def test_a_role_that_may_not_read_the_ledger_is_told_what_to_grant(database: Target, tmp_path: Path) -> None:
+    execute_in(database, SCHEMA)
+    with connect(database, role="test") as connection:
+        install(connection)
+    execute_in(database, "DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN PASSWORD 'x'")
+    reader = Target("reader", psycopg.conninfo.make_conninfo(database.conninfo, user="reader", password="x"))
+    with pytest.raises(MissingPrivilege, match="may not read Lockstep's ledger") as told:
+        oracle.plan(written(tmp_path, "reading", "ALTER TABLE item ADD COLUMN c int;"), reader)
+    assert "GRANT USAGE ON SCHEMA lockstep" in told.value.grant

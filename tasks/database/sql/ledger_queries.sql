@@ -154,17 +154,13 @@ SELECT token, host, pid, started_at, since, expires_at, expires_at <= clock_time
        greatest(extract(epoch FROM expires_at - clock_timestamp()), 0)::float8 AS remaining
   FROM lockstep.lease WHERE migration = %(name)s
 
--- name: has_runbook
--- A ledger of version 1 or 2 has no such table.
-SELECT to_regclass('lockstep.runbook') IS NOT NULL
-
 -- name: by_hand
-SELECT count(*) FROM lockstep.runbook WHERE migration = %(name)s
+SELECT count(*) AS steps FROM lockstep.runbook WHERE migration = %(name)s
 
--- name: has_throttle
--- A ledger of version 1 has no such table.
+-- name: has_table
+-- A ledger of version 1 has no throttle, and none before version 3 a runbook.
 SELECT EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-                WHERE n.nspname = 'lockstep' AND c.relname = 'throttle')
+                WHERE n.nspname = 'lockstep' AND c.relname = %(table)s)
 
 -- name: throttle
 SELECT limits, paused_at, paused_by, paused_why, reasons, since, load, looked_at
