@@ -20,6 +20,7 @@ from tasks.database.backfill import run_backfill
 from tasks.database.connection import below_deadlock_timeout, limits, session_limits
 from tasks.database.data_change import change_rows, take_back
 from tasks.database.failures import LOCK_REFUSED, connection_lost, described
+from tasks.database.flyway_history import busy, lock_holders
 from tasks.database.hours import AnyTime, Hours
 from tasks.database.index_build import IndexConflict, build_index, drop_index, reindex
 from tasks.database.lease import LOCK_TIMEOUT_MS, RECONNECTIONS, Lease
@@ -247,10 +248,10 @@ class Executor:
         Without a short ``lock_timeout_ms`` it is work that itself waits for transactions, and gives way to them.
         """
         began, tries, blockers = time.monotonic(), 0, tuple[Blocker, ...]()
-        waiting = False
+        holders, waiting = tuple[Blocker, ...](), False
 
         def once() -> None:
-            nonlocal tries, blockers, waiting
+            nonlocal tries, blockers, holders, waiting
             tries += 1
             pid = self._lease.session("work").info.backend_pid
             looking = watch(self._lease.session("monitor"), pid, lock_timeout_ms=lock_timeout_ms)
@@ -260,6 +261,9 @@ class Executor:
             except psycopg.errors.QueryCanceled:
                 if looking.gave_way:
                     raise psycopg.errors.DeadlockDetected("gave way to a session that it waited for") from None
+                raise
+            except psycopg.errors.LockNotAvailable:
+                holders = lock_holders(self._lease.session("monitor"), self._plan, step) or holders
                 raise
             finally:
                 blockers = looking.blockers or blockers
@@ -276,6 +280,8 @@ class Executor:
                     raise  # it took too long by itself
             tables = tuple(lock.table for lock in step.locks)
             seconds = time.monotonic() - began
+            if holders and not blockers:
+                raise busy(f"Step {step.id}", tables[0], holders, tries=tries, seconds=seconds) from None
             raise lock_not_acquired(f"Step {step.id}", tables, blockers, tries=tries, seconds=seconds) from None
 
 

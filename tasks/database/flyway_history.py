@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
 from tasks.database.connection import limits
+from tasks.database.locks import Blocker, advisory_holders, table_holders
 from tasks.database.queries import queries
-from tasks.planning.errors import LockNotAcquired, MissingPrivilege, SpecError
+from tasks.planning.errors import HistoryChanged, LockNotAcquired, MissingPrivilege, SpecError
 from tasks.planning.flyway.folder import Folder
 from tasks.planning.flyway.history import Applied, Judgement, judge
+from tasks.planning.flyway.rows import is_rows_step, later_rows, lock_key
 from tasks.planning.flyway.settings import Settings
 from tasks.planning.flyway.versions import parse_version
 from tasks.planning.names import TableName
+from tasks.planning.plan import Plan, Step
 
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 30_000
@@ -59,16 +64,79 @@ def read_history(connection: psycopg.Connection[TupleRow], settings: Settings) -
         statement = sql.SQL("SELECT {} FROM {} ORDER BY installed_rank").format(
             sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)), sql.Identifier(schema, settings.table)
         )
-        try:
-            rows = connection.execute(statement).fetchall()
-        except psycopg.errors.LockNotAvailable:
-            raise LockNotAcquired(
-                f"The table {name} is locked by another session.",
-                table=name,
-                blockers=(),
-                remedy="Look at it again when that session is done.",
-            ) from None
+        rows = _rows(connection, statement, TableName(schema, settings.table))
     return tuple(_applied(row, name) for row in rows)
+
+
+def require_history(connection: psycopg.Connection[TupleRow], plan: Plan, done: Collection[str]) -> None:
+    """Refuse to go on where Flyway has run versions since the plan was made, until the plan's own rows are written.
+
+    ``done``: the ids of the steps that are done. Any other plan than that of a Flyway folder passes. Raises
+    `HistoryChanged`, and `LockNotAcquired` when somebody holds the table locked.
+    """
+    history = plan.flyway
+    if history is None or any(is_rows_step(step) for step in done):
+        return
+    try:
+        with connection.transaction():
+            limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+            rows = _rows(connection, later_rows(history).encode(), history.table)
+    except psycopg.errors.UndefinedTable:
+        raise HistoryChanged(
+            f"Flyway's history, the table {history.table}, is gone.",
+            scripts=(),
+            remedy=f"Put it back as it was and run again, or go back:  lockstep rollback {plan.name}",
+        ) from None
+    if rows:
+        scripts = tuple(str(script) for _, _, script, _ in rows)
+        raise HistoryChanged(
+            f"Flyway has run {', '.join(scripts)} since {plan.name} was planned (in {history.table}). Where that is a "
+            "file of this migration, a version of the application that has it was started too early.",
+            scripts=scripts,
+            remedy="Take that version out of service. "
+            + (f"Then go back, and plan again:  lockstep rollback {plan.name}" if done else "Then plan again."),
+        )
+
+
+def lock_holders(connection: psycopg.Connection[TupleRow], plan: Plan, step: Step) -> tuple[Blocker, ...]:
+    """Return the sessions with Flyway's lock, where a step asks for it; the oldest transaction first."""
+    if plan.flyway is None or not is_rows_step(step.id):
+        return ()
+    try:
+        return advisory_holders(connection, lock_key(plan.flyway.table))
+    except psycopg.Error:
+        return ()  # names are a courtesy
+
+
+def busy(what: str, table: TableName, holders: Sequence[Blocker], *, tries: int, seconds: float) -> LockNotAcquired:
+    """Return the error for Flyway's lock, which others held through all tries; ``what`` names the step."""
+    named = tuple(str(holder) for holder in holders)
+    return LockNotAcquired(
+        f"{what}: Flyway's lock on {table} was not granted in {tries} tries over {seconds:.0f} seconds. It is held by "
+        f"{'; '.join(named)}.",
+        table=str(table),
+        blockers=named,
+        remedy="A version of the application that starts, or a Flyway on its own, migrates there: wait until it has "
+        f"ended. Where no such process is left, end its session:  SELECT pg_terminate_backend({holders[0].pid})  "
+        "Then run again: it continues here.",
+    )
+
+
+def _rows(
+    connection: psycopg.Connection[TupleRow], statement: bytes | sql.Composed, table: TableName
+) -> list[TupleRow]:
+    """Return a query's rows, in a transaction of its own. Raises `LockNotAcquired`, which names who has it locked."""
+    try:
+        with connection.transaction():
+            return connection.execute(statement).fetchall()
+    except psycopg.errors.LockNotAvailable:
+        blockers = tuple(map(str, table_holders(connection, table)))
+        raise LockNotAcquired(
+            f"The table {table} is locked by another session: {'; '.join(blockers) or 'it has ended by now'}.",
+            table=str(table),
+            blockers=blockers,
+            remedy="Look at it again when that session is done.",
+        ) from None
 
 
 def writable_history(connection: psycopg.Connection[TupleRow], settings: Settings) -> TableName:

@@ -101,6 +101,12 @@ def table_holders(connection: Connection, table: TableName) -> tuple[Blocker, ..
         return tuple(cursor.execute(_SQL["table_holders"], {"table": table.identifier.as_string()}).fetchall())
 
 
+def advisory_holders(connection: Connection, key: int) -> tuple[Blocker, ...]:
+    """Return the sessions that hold the advisory lock of a number, the oldest transaction first."""
+    with connection.cursor(row_factory=class_row(Blocker)) as cursor:
+        return tuple(cursor.execute(_SQL["advisory_holders"], {"key": key}).fetchall())
+
+
 class Watch:
     """Looks every ``interval`` seconds who blocks a backend, while a block of code runs; keeps the last ones seen.
 

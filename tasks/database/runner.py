@@ -15,6 +15,7 @@ from tasks.database.connection import Target
 from tasks.database.crash import crash_point
 from tasks.database.executor import Executor
 from tasks.database.fingerprint import require_outcome, require_schema
+from tasks.database.flyway_history import require_history
 from tasks.database.hours import AnyTime, Hours, hours_of
 from tasks.database.lease import Lease
 from tasks.database.ledger import Ledger, install
@@ -27,6 +28,8 @@ from tasks.planning.states import IllegalTransition, PhaseState, StepState
 
 NAMES_AND_TYPES = "42"
 """The class of SQLSTATE that says that something is not there, or is something else."""
+NOT_NOW = "55000"
+"""The SQLSTATE of the step that finds that Flyway has run something meanwhile."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -125,7 +128,7 @@ class Runner:
         try:
             executor.run_step(phase.name, step, report)
         except StepFailed as failure:
-            if (failure.sqlstate or "").startswith(NAMES_AND_TYPES):
+            if (failure.sqlstate or "").startswith((NAMES_AND_TYPES, NOT_NOW)):
                 self._lease.surviving(lambda: self._examined(phase))
             raise
 
@@ -138,8 +141,12 @@ class Runner:
                 return
 
     def _examined(self, phase: Phase) -> list[StepRecord]:
-        """Return the phase's steps as recorded, after a look at whether the live schema is the expected one."""
-        records = [step for step in self._ledger().steps(self.plan.name) if step.phase == phase.name]
+        """Return the phase's steps as recorded, after a look at whether history and schema are the expected ones."""
+        every = self._ledger().steps(self.plan.name)
+        require_history(
+            self._lease.session("work"), self.plan, {step.step for step in every if step.state is StepState.DONE}
+        )
+        records = [step for step in every if step.phase == phase.name]
         require_schema(self._lease.session("work"), self.plan, phase, records)
         return records
 

@@ -15,6 +15,7 @@
         ├── ReadOnlyServer
         ├── PoolerRefused
         ├── SchemaChanged             the live schema is not the planned one
+        ├── HistoryChanged            Flyway has run what it should not have
         ├── LockNotAcquired           names the sessions that were in the way
         ├── SnapshotHeld              names the transactions that did not end
         ├── RunnerBusy                somebody else runs this migration
@@ -132,6 +133,16 @@ class SchemaChanged(MigrationError):
     def __init__(self, what: str, *, expected: str, found: str, remedy: str | None = None) -> None:
         self.expected = expected
         self.found = found
+        super().__init__(what, remedy=remedy)
+
+
+class HistoryChanged(MigrationError):
+    """Flyway's history is not the one that the plan was made of; ``scripts`` are the files that it has run since."""
+
+    default_safety = "Lockstep did nothing on it: what was done before is recorded, and can be taken back."
+
+    def __init__(self, what: str, *, scripts: tuple[str, ...], remedy: str) -> None:
+        self.scripts = scripts
         super().__init__(what, remedy=remedy)
 
 

@@ -413,6 +413,10 @@ class FlywayHistory(Part):
     last_rank: int
     """The highest ``installed_rank`` then; 0 for an empty table."""
     files: tuple[FlywayFile, ...]
+    above_target: tuple[str, ...] = ()
+    """Files that are left for later, and that a Flyway without this target would run."""
+    passed_over: tuple[str, ...] = ()
+    """Files that look like migrations and that Flyway does not take for any, each with the reason."""
 
 
 Strategy = Literal["direct", "expand-contract", "shadow-table", "blue-green"]

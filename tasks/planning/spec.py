@@ -24,7 +24,7 @@ from tasks.planning.flyway.versions import parse_version
 from tasks.planning.names import TableName
 from tasks.planning.plan import FlywayHistory, Severity, Strategy
 from tasks.planning.spec_text import SpecText
-from tasks.planning.statements import Statement, parse_change
+from tasks.planning.statements import Statement, has_statements, parse_change
 from tasks.planning.text_files import read_text
 from tasks.planning.throttle import Limits
 from tasks.planning.windows import Window
@@ -259,6 +259,8 @@ class LoadedSpec:
         """Return the change's statements. Raises `SpecError` and `Unsupported`."""
         found: list[Statement] = []
         for part in self.parts:
+            if self.flyway is not None and not has_statements(part.text):
+                continue  # Flyway runs nothing of it, and writes its row
             parsed = parse_change(part.text, source=part.source, first_line=part.first_line)
             named = {} if self.flyway is None else {"file": part.source}
             found += [statement.model_copy(update=named) for statement in parsed]

@@ -100,6 +100,14 @@ def parse_change(text: str, *, source: str, first_line: int = 1) -> tuple[Statem
     return tuple(_statement(item, text, source, first_line) for item in parsed)
 
 
+def has_statements(text: str) -> bool:
+    """Say whether there is anything in a text but comments; True for what is not SQL, which `parse_change` refuses."""
+    try:
+        return bool(parser.parse(text))
+    except parser.SyntaxFault:
+        return True
+
+
 def read_statements(text: str, *, source: str) -> tuple[Statement, ...]:
     """Split and classify SQL that is looked at and not carried out: every kind of statement may be in it.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
@@ -13,91 +11,14 @@ from tasks.database.connection import Target, connect
 from tasks.database.flyway_history import writable_history
 from tasks.database.ledger import Ledger
 from tasks.database.runbook import scripts
-from tasks.flyway_source import with_its_files
-from tasks.plan_source import make_plan
-from tasks.planning.errors import LockNotAcquired, LockstepError, MissingPrivilege, SpecError, StepFailed, Unsupported
-from tasks.planning.flyway.rows import lock_key
-from tasks.planning.flyway.settings import Settings
-from tasks.planning.names import TableName
-from tasks.planning.plan import Backfill, Plan
-from tasks.planning.spec import LoadedSpec, load
+from tasks.planning.errors import MissingPrivilege, SpecError, Unsupported
+from tasks.planning.plan import Backfill
 from tasks.planning.states import MigrationState
-from tests.integration.beside_flyway import agree, migrates, told, write
+from tests.integration.beside_flyway import agree, write
 from tests.integration.by_hand import ByHand
-from tests.integration.journey import IMPATIENT, Journey, eventually, execute, only, rows
+from tests.integration.flyway_project import NEW, REST, ROWS, SETTINGS, WRITTEN, Project
+from tests.integration.journey import execute, only, rows
 from tests.integration.real_flyway import RealFlyway
-
-OLD = {
-    "V1__people.sql": """
-        CREATE TYPE mood AS ENUM ('fine');
-        CREATE TABLE person (id int PRIMARY KEY, size int NOT NULL, weight int, mood mood NOT NULL DEFAULT 'fine');
-        INSERT INTO person SELECT n, n, n FROM generate_series(1, 300) AS n;
-        """,
-    "R__sizes.sql": "CREATE OR REPLACE VIEW sizes AS SELECT count(*) AS people FROM person;",
-}
-NEW = {
-    "V2__another_mood.sql": "ALTER TYPE mood ADD VALUE IF NOT EXISTS 'grand';\n",
-    "V2_1__size.sql": "ALTER TABLE person ALTER COLUMN size TYPE bigint;\n",
-    "V3__weight.sql": "-- ${why}\nALTER TABLE person ALTER COLUMN weight TYPE bigint, ALTER mood SET DEFAULT 'grand';",
-}
-REST = "  placeholders: {why: Some weigh more.}\n"
-SETTINGS = Settings(placeholders={"why": "Some weigh more."})
-WRITTEN = """
-SELECT version, description, type, script, success, installed_by = current_user, installed_on IS NOT NULL
-  FROM flyway_schema_history WHERE installed_rank > 2 ORDER BY installed_rank
-"""
-ROWS = [
-    ("2", "another mood", "SQL", "V2__another_mood.sql", True, True, True),
-    ("2.1", "size", "SQL", "V2_1__size.sql", True, True, True),
-    ("3", "weight", "SQL", "V3__weight.sql", True, True, True),
-]
-
-
-class Project:
-    """A database that the real Flyway has brought to the old version, and the folders of both versions."""
-
-    def __init__(self, flyway: RealFlyway, target: Target, place: Path, new: Mapping[str, str]) -> None:
-        self.target = target
-        self.flyway = flyway
-        self.old = write(place / "old", OLD)
-        self.new = write(place / "new", {**OLD, **new})
-        assert migrates(flyway, target, self.old, SETTINGS)
-
-    def loaded(self, rest: str = REST) -> LoadedSpec:
-        path = self.new.parent / "release.yaml"
-        path.write_text(f"name: release\nflyway:\n  folder: new\n{rest}")
-        with connect(self.target, role="test") as connection:
-            stored = Ledger(connection).migration("release")
-        return with_its_files(load(path), self.target, stored)
-
-    def planned(self, rest: str = REST) -> Plan:
-        with connect(self.target, role="test") as connection:
-            stored = Ledger(connection).migration("release")
-        return make_plan(self.loaded(rest), self.target, stored)
-
-    def registered(self, rest: str = REST) -> Journey:
-        plan = self.planned(rest)
-        with connect(self.target, role="test") as connection:
-            Ledger(connection).register(plan, self.loaded(rest).text)
-        return Journey(self.target, plan)
-
-    def starts(self, folder: Path) -> int:
-        """Let a version of the application start, whose Flyway validates and migrates; return what it ran."""
-        assert self.flyway("validate", self.target, folder, **told(SETTINGS)) == []
-        return self.migrated(folder)
-
-    def migrated(self, folder: Path) -> int:
-        ((_, ran),) = self.flyway("migrate", self.target, folder, **told(SETTINGS))
-        return int(ran or 0)
-
-    def pending(self) -> list[str | None]:
-        """Return what Flyway would run in the new folder."""
-        return [script for script, _ in self.flyway("transactions", self.target, self.new, **told(SETTINGS))]
-
-    def refusal(self, error: type[LockstepError], rest: str = REST) -> str:
-        with pytest.raises(error) as caught:
-            self.planned(rest)
-        return f"{caught.value}"
 
 
 @pytest.fixture
@@ -189,15 +110,8 @@ def test_a_column_that_goes_is_told_before_contract(flyway: RealFlyway, database
 
 
 class TestUnderWay:
-    def begun(self, project: Project) -> Journey:
-        journey = project.registered()
-        with connect(project.target, role="test") as connection:
-            Ledger(connection).set_state("release", MigrationState.RUNNING)
-        journey.go("expand")
-        return journey
-
     def test_a_later_file_belongs_to_the_next_migration(self, project: Project) -> None:
-        journey = self.begun(project)
+        journey = project.begun()
         write(project.new, {"V4__later.sql": "DROP TABLE person;"})
         assert project.planned() == journey.plan
         journey.go("backfill", "constrain", "switch")
@@ -206,45 +120,11 @@ class TestUnderWay:
 
     @pytest.mark.parametrize("changed", ["-- A word.\n" + NEW["V2_1__size.sql"], None])
     def test_a_file_of_its_own_has_to_stay_as_it_was(self, project: Project, changed: str | None) -> None:
-        self.begun(project)
+        project.begun()
         file = project.new / "V2_1__size.sql"
         file.unlink() if changed is None else file.write_text(changed)
         told = "is gone" if changed is None else "is not what was planned"
         assert f"V2_1__size.sql {told}, and the migration of it is unfinished" in project.refusal(SpecError)
-
-    def test_a_version_that_starts_too_early_is_noticed(self, project: Project) -> None:
-        journey = self.begun(project)
-        journey.go("backfill", "constrain")
-        execute(project.target, RUN_BY_FLYWAY)
-        with pytest.raises(StepFailed, match="was started too early"):
-            journey.run("switch")
-        assert rows(project.target, WRITTEN)[1:] == []
-
-    def test_a_flyway_that_is_at_work_is_waited_for(self, project: Project) -> None:
-        journey = self.begun(project)
-        journey.go("backfill", "constrain")
-        write(project.old, {"R__slow.sql": "SELECT pg_sleep(4);"})
-        key = lock_key(TableName("public", "flyway_schema_history"))
-        busy = threading.Thread(
-            target=project.flyway, args=("migrate", project.target, project.old), kwargs=told(SETTINGS)
-        )
-        busy.start()
-        held = f"SELECT count(*) FROM pg_locks WHERE (classid::bigint << 32) + objid::bigint = {key}"
-        try:
-            eventually(lambda: only(project.target, held) == 1, "Flyway holds its lock")
-            with pytest.raises(LockNotAcquired, match="flyway_schema_history"):
-                journey.run("switch", patience=IMPATIENT)
-        finally:
-            busy.join()
-        journey.run("switch")
-        assert [row[0] for row in rows(project.target, WRITTEN)] == [None, "2", "2.1", "3"]
-
-
-RUN_BY_FLYWAY = """
-INSERT INTO flyway_schema_history
-    (installed_rank, version, description, type, script, installed_by, execution_time, success)
-VALUES (3, '2.01.0', 'size', 'SQL', 'V2_1__size.sql', 'somebody', 1, true)
-"""
 
 
 @pytest.mark.parametrize(
@@ -286,7 +166,29 @@ def test_a_role_that_may_only_read_the_history(project: Project) -> None:
     assert caught.value.grant.startswith('GRANT INSERT, DELETE ON "public"."flyway_schema_history" TO')
 
 
-def test_a_target_ends_the_sequence(project: Project) -> None:
-    flyway = project.planned(REST + "  target: '2.1'\n").flyway
-    assert flyway is not None
-    assert [file.script for file in flyway.files] == ["V2__another_mood.sql", "V2_1__size.sql"]
+def test_a_target_ends_the_sequence_and_what_is_above_is_said(project: Project) -> None:
+    write(project.new, {"v4__misnamed.sql": "SELECT 1;", "README.sql": "SELECT 1;"})
+    plan = project.planned(REST + "  target: '2.1'\n")
+    assert plan.flyway is not None
+    assert [file.script for file in plan.flyway.files] == ["V2__another_mood.sql", "V2_1__size.sql"]
+    notes = [note.text for note in plan.notes if note.severity == "WARNING"]
+    assert "Above the target, and no part of this migration: V3__weight.sql. The Flyway of a version" in notes[1]
+    assert "v4__misnamed.sql: the prefix V is written like this, not v" in notes[2]
+    assert "README" not in str(notes)
+
+
+ADDS = {"V2__nick.sql": "ALTER TABLE person ADD COLUMN nick text;"}
+NOTHING = {"V3__nothing.sql": "-- This number was given away.\n", "V4.sql": ""}
+
+
+@pytest.mark.parametrize("files", [{**ADDS, **NOTHING}, NOTHING])
+def test_files_that_say_nothing_are_rows(
+    flyway: RealFlyway, database: Target, tmp_path: Path, files: dict[str, str]
+) -> None:
+    project = Project(flyway, database, tmp_path, files)
+    journey = project.registered()
+    journey.go()
+    assert [row[3] for row in rows(project.target, WRITTEN)] == list(files)
+    assert project.starts(project.new) == project.starts(project.old) == 0
+    journey.undo(*journey.phases)
+    assert project.pending() == list(files)

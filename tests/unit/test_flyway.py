@@ -15,6 +15,7 @@ from tasks.planning.flyway.pending import pending_files
 from tasks.planning.flyway.placeholders import own_values, replaced
 from tasks.planning.flyway.rows import lock_key
 from tasks.planning.flyway.script_settings import ScriptSettings, read_script_settings
+from tasks.planning.flyway.sequence import pending_sequence
 from tasks.planning.flyway.settings import Settings
 from tasks.planning.flyway.transactions import in_transaction
 from tasks.planning.flyway.validation import refuse, stops_migrate, validate
@@ -369,3 +370,12 @@ class TestHistory:
 def test_the_lock_is_of_java_s_hash_of_the_quoted_name() -> None:
     assert lock_key(TableName("public", "flyway_schema_history")) == 77433833903597
     assert lock_key(TableName("", "")) == 77431708279161 + (((34 * 31 + 34) * 31 + 46) * 31 + 34) * 31 + 34
+
+
+def test_a_file_that_is_switched_off_is_no_part_of_the_sequence(tmp_path: Path) -> None:
+    folder = write(tmp_path, V1__a="a", V2__b="ALTER TABLE a ADD b int;", V3__c="DROP TABLE a;", R__d="SELECT 1;")
+    for name in ("V3__c", "R__d"):
+        (folder / f"{name}.sql.conf").write_text("shouldExecute=false")
+    done = (row(1, "1", "a", "V1__a.sql", checksum("a")),)
+    history, _ = pending_sequence(read_folder(folder), done, TableName("public", "h"), Settings())
+    assert [file.script for file in history.files] == ["V2__b.sql"]

@@ -34,3 +34,16 @@ SELECT DISTINCT b.pid, coalesce(a.application_name, '') AS application, coalesce
            AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()) AS b
   LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = b.pid
  ORDER BY 5 DESC NULLS LAST
+
+-- name: advisory_holders
+-- Sessions that hold an advisory lock that is one number.
+SELECT l.pid, coalesce(a.application_name, '') AS application, coalesce(a.usename::text, '') AS role,
+       coalesce(a.state, '') AS state,
+       extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, a.state_change, a.backend_start))::float8 AS seconds,
+       coalesce(a.query, '') AS query, NULL AS waiting_for
+  FROM pg_catalog.pg_locks AS l
+  LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
+   AND (l.classid::bigint << 32 | l.objid::bigint) = %(key)s
+ ORDER BY 5 DESC NULLS LAST

@@ -37,6 +37,11 @@ class Migration:
     """Of the text with its placeholders; Flyway also takes a repeatable migration with this one for unchanged."""
     script_settings: ScriptSettings
 
+    @property
+    def is_run_at_all(self) -> bool:
+        """Whether it is a change: baselines stand for others, and ``shouldExecute=false`` switches a file off."""
+        return self.type != "SQL_BASELINE" and self.script_settings.should_execute
+
     def has_checksum(self, recorded: int | None) -> bool:
         return recorded == self.checksum or (self.version is None and recorded == self.plain_checksum)
 

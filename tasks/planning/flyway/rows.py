@@ -6,21 +6,28 @@ phase on that has this step: the last one before contract.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from psycopg import sql
 
+from tasks.planning.flyway.versions import parse_version
 from tasks.planning.names import TableName
 from tasks.planning.plan import FlywayHistory, LockUse, Note, Phase, Plan, Step, Transaction
 
 _LOCK_BASE = 77431708279161
 _BUSY = "Flyway is migrating this database just now: run this again when it is done"
+_STEP = "/flyway"
+"""The end of the step's id; the name of its phase stands before it."""
 
 
 def with_rows(plan: Plan, history: FlywayHistory | None) -> Plan:
     """Return the plan of a Flyway folder with the step that writes its files' rows; any other plan as it is."""
-    if history is None or plan.is_empty:
+    if history is None or not history.files:
         return plan
-    at = max(number for number, phase in enumerate(plan.phases) if phase.name != "contract" or number == 0)
-    phase = plan.phases[at]
+    # Files that say nothing, but for comments, are rows only.
+    phases = plan.phases or (Phase(name="expand", purpose=_ROWS_ONLY, application="Nothing to do.", steps=()),)
+    at = max(number for number, phase in enumerate(phases) if phase.name != "contract" or number == 0)
+    phase = phases[at]
     told = f"From the end of this phase, and not before, may the version start that has {_names(history)}"
     written = phase.model_copy(
         update={
@@ -28,17 +35,38 @@ def with_rows(plan: Plan, history: FlywayHistory | None) -> Plan:
             "application": f"{phase.application} {told}: its Flyway finds them applied.",
         }
     )
-    text = (
-        f"No version whose folder has {_names(history)} may start before the phase {phase.name} is done: its Flyway "
-        "would run the files as they are."
-    )
     return plan.model_copy(
         update={
-            "phases": (*plan.phases[:at], written, *plan.phases[at + 1 :]),
-            "notes": (Note(severity="WARNING", text=text), *plan.notes),
+            "phases": (*phases[:at], written, *phases[at + 1 :]),
+            "notes": (*_notes(history, phase), *plan.notes),
             "flyway": history,
         }
     )
+
+
+_ROWS_ONLY = "Nothing in the files changes anything"
+
+
+def _notes(history: FlywayHistory, phase: Phase) -> Iterator[Note]:
+    yield Note(
+        severity="WARNING",
+        text=f"No version whose folder has {_names(history)} may start before the phase {phase.name} is done: its "
+        "Flyway would run the files as they are.",
+    )
+    if history.above_target:
+        yield Note(
+            severity="WARNING",
+            text=f"Above the target, and no part of this migration: {', '.join(history.above_target)}. The Flyway of a "
+            "version that has these files runs them as they are when it starts: deploy one that does not have them, "
+            "or give its Flyway the same target.",
+        )
+    for text in history.passed_over:
+        yield Note(severity="WARNING", text=f"Flyway passes over {text}.")
+
+
+def is_rows_step(step: str) -> bool:
+    """Say whether the step of this id is the one that writes the rows."""
+    return step.endswith(_STEP)
 
 
 def lock_key(table: TableName) -> int:
@@ -53,7 +81,7 @@ def lock_key(table: TableName) -> int:
 
 def _step(phase: Phase, history: FlywayHistory) -> Step:
     return Step(
-        id=f"{phase.name}/flyway",
+        id=f"{phase.name}{_STEP}",
         title=f"Tell Flyway that {_names(history)} {'are' if len(history.files) > 1 else 'is'} applied",
         action=Transaction(statements=(_alone(history), _refuse_later(history), _insert(history))),
         locks=(LockUse(table=history.table, mode="ROW EXCLUSIVE"),),
@@ -73,19 +101,35 @@ def _alone(history: FlywayHistory) -> str:
 
 
 def _refuse_later(history: FlywayHistory) -> str:
-    """Refuse to go on where Flyway has run versions meanwhile: one of these, or one that the rows would come after.
-
-    The old application version has the file of such another one, and its Flyway does not forgive rows below it.
-    """
+    """Refuse to go on where Flyway has run a version meanwhile that is one of these, or one above any of them."""
     message = (
-        f"{history.table} has versions that Flyway has run since the plan was made. Where one of them is among "
-        f"{_names(history)}, a version of the application that has these files was started too early. Else go back, "
-        "and give the files versions above those"
+        f"Flyway has run versions that are in {history.table} since the plan was made. Where one of them is among "
+        f"{_names(history)}, a version of the application that has these files was started too early. Go back, and "
+        "plan again"
     )
     return _do(
-        f"IF EXISTS (SELECT FROM {_table(history)} WHERE installed_rank > {history.last_rank} AND type <> 'DELETE' "
-        "AND version IS NOT NULL) "
+        f"IF EXISTS ({later_rows(history)}) "
         f"THEN RAISE object_not_in_prerequisite_state USING MESSAGE = {_literal(message)}; END IF;"
+    )
+
+
+def later_rows(history: FlywayHistory) -> str:
+    """Return the query for the rows of versions that Flyway has run since the plan, and that it should not have.
+
+    A version below all of the plan's, such as a repair of the running release, comes before them as if it had been
+    there from the start. One that failed does not: Flyway starts nowhere until it is repaired.
+    """
+    first = min(version for file in history.files if (version := parse_version(file.version)) is not None)
+    # As Flyway compares: number by number. What it does not take for a version cannot be said to be below.
+    numbers = r"version ~ '^[+-]?[0-9]+([._][+-]?[0-9]+)*$'"
+    below = (
+        f"CASE WHEN {numbers} THEN string_to_array(replace(version, '_', '.'), '.')::numeric[] "
+        f"< ARRAY[{', '.join(map(str, first.parts))}]::numeric[] ELSE false END"
+    )
+    return (
+        f"SELECT installed_rank, version, script, success FROM {_table(history)} "
+        f"WHERE installed_rank > {history.last_rank} AND type <> 'DELETE' AND version IS NOT NULL "
+        f"AND NOT (success AND {below})"
     )
 
 
@@ -104,10 +148,11 @@ def _insert(history: FlywayHistory) -> str:
 
 
 def _delete(history: FlywayHistory) -> str:
-    rows = ", ".join(f"({_literal(file.version)}, {_literal(file.script)}, {file.checksum})" for file in history.files)
+    """Delete exactly the rows that were written. By what Flyway's repair leaves as it is: not by the checksum."""
+    rows = ", ".join(f"({_literal(file.version)}, {_literal(file.script)})" for file in history.files)
     return (
         f"DELETE FROM {_table(history)} WHERE installed_rank > {history.last_rank} AND type = 'SQL' AND success "
-        f"AND (version, script, checksum) IN ({rows})"
+        f"AND (version, script) IN ({rows})"
     )
 
 

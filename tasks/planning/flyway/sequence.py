@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from tasks.planning.errors import SpecError, Unsupported
@@ -16,6 +17,10 @@ from tasks.planning.plan import FlywayFile, FlywayHistory
 
 _MISSED_CALLBACKS = ("beforeeach", "aftereach", "afterversioned", "aftermigrateapplied", "beforerepeatables")
 """Of those that Flyway runs only where it runs a migration itself. All others run as ever when it starts."""
+
+
+_LIKE_A_MIGRATION = re.compile(r"[Vv][0-9]|[Rr]_|[VR].*__")
+"""How a file begins that somebody may have meant as a migration; whatever else is in the folder is no news."""
 
 
 def pending_sequence(
@@ -36,7 +41,16 @@ def pending_sequence(
         _refuse_callbacks(folder)
     last = max((row.rank for row in rows), default=0)
     files = tuple(_file(each, each.version) for each in found if each.version is not None)
-    return FlywayHistory(table=table, last_rank=last, files=files), tuple(each.text for each in found)
+    history = FlywayHistory(
+        table=table,
+        last_rank=last,
+        files=files,
+        above_target=tuple(each.script for each in judgement.all if each.state is State.ABOVE_TARGET),
+        passed_over=tuple(
+            f"{each.path.name}: {each.reason}" for each in folder.ignored if _LIKE_A_MIGRATION.match(each.path.name)
+        ),
+    )
+    return history, tuple(each.text for each in found)
 
 
 def recorded_texts(folder: Folder, history: FlywayHistory, settings: Settings) -> tuple[str, ...]:
@@ -71,7 +85,11 @@ def _file(pending: PendingFile, version: Version) -> FlywayFile:
 
 
 def _refuse_below(judgement: Judgement) -> None:
-    below = [each.script for each in judgement.all if each.state is State.IGNORED and each.type == "SQL"]
+    below = [
+        each.script
+        for each in judgement.all
+        if each.state is State.IGNORED and each.migration is not None and each.migration.is_run_at_all
+    ]
     if below:
         raise Unsupported(
             f"{', '.join(below)}, below the latest version that the database has",
