@@ -18,8 +18,7 @@ from tasks.database.connection import limits, session_limits
 from tasks.database.queries import queries
 from tasks.planning.live import IndexFacts, LiveFacts
 from tasks.planning.names import TableName
-from tasks.planning.paces import UNKNOWN_ROW_BYTES, Calibration
-from tasks.planning.schema_debt import row_bytes
+from tasks.planning.paces import Calibration, row_width
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -32,8 +31,8 @@ BATCH = 10_000
 MOST_INDEXES = 8
 OWN_BYTES = 24 + 3 * 8 + 8 + 4 + 4
 """A generated row without its filler: header, three integers of eight bytes, one of four, text's head, line pointer."""
-LONGEST_FILLER = 1_900
-"""Longer rows would be compressed, or stored elsewhere; their pace is scaled from this."""
+LONGEST_FILLER = 7_900
+"""What a page has room for. It is stored plain: a row of this width in a table has its values in the page too."""
 STATEMENT_TIMEOUT_MS = 30_000
 LOCK_TIMEOUT_MS = 1_000
 
@@ -68,7 +67,7 @@ def _measured(
     scratch: Connection, facts: LiveFacts, table: TableName, ratio: float | None, seconds: float, began: float
 ) -> Calibration:
     live = facts.table(table)
-    width = row_bytes(live) if live is not None and live.data_bytes else UNKNOWN_ROW_BYTES
+    width = row_width(live)
     indexes = min(MOST_INDEXES, sum(_is_ordinary(index) for index in facts.indexes_of(table)))
     filler = min(LONGEST_FILLER, max(1, width - OWN_BYTES))
     scratch.execute(_SQL["tables"])
@@ -88,7 +87,7 @@ def _measured(
     wal = _number(scratch, "wal")
     fill = _seconds(lambda: _backfill(scratch, rows))
     filled_wal = (_number(scratch, "wal") - wal) / rows
-    # Wider rows than were generated take longer in proportion.
+    # Estimates may say more than a page holds: such rows take longer in proportion.
     scale = min(1.0, (filler + OWN_BYTES) / width)
     return Calibration(
         table=table,

@@ -21,7 +21,7 @@ from tasks.planning.errors import MissingPrivilege
 from tasks.planning.forecast import ForecastError, PlanForecast, forecast, forecast_error
 from tasks.planning.live import LiveFacts, Unseen
 from tasks.planning.names import TableName
-from tasks.planning.paces import LEAST_ROWS, Calibration, Paces, Run, learnt, paces, table_of, work_of
+from tasks.planning.paces import LEAST_ROWS, Calibration, Paces, Run, learnt, paces, row_width, table_of, work_of
 from tasks.planning.plan import Plan
 
 Connection = psycopg.Connection[TupleRow]
@@ -68,7 +68,7 @@ def known_paces(
             if live.closed:
                 raise
             unseen += (Unseen(what="a calibration", why=f"it failed: {described(error)}"),)
-    return paces(runs, calibrations, unseen)
+    return paces(runs, calibrations, unseen, {table.name: row_width(table) for table in facts.tables})
 
 
 def _unknown(plan: Plan, facts: LiveFacts, runs: tuple[Run, ...]) -> tuple[TableName, ...]:

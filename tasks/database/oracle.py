@@ -192,7 +192,8 @@ def _as_live(before: Catalog, live: Catalog) -> Catalog:
         found = live.table(table.name)
         if found is not None:
             published = tuple(item for item in found.dependents if item.kind == "publication")
-            kept = {field: getattr(found, field) for field in ("rows", "bytes", "attributes", "owner", "grants")}
+            fields = ("rows", "bytes", "toast_bytes", "attributes", "owner", "grants")
+            kept = {field: getattr(found, field) for field in fields}
             table = table.model_copy(update={**kept, "dependents": (*table.dependents, *published)})
         tables.append(table)
     return before.model_copy(update={"tables": tuple(tables), "server_version": live.server_version})

@@ -69,7 +69,7 @@ def _renames(moved: Mapping[TableName, tuple[Moved, ...]], to: str) -> Iterator[
 def _sized(catalog: Catalog, sizes: Catalog) -> Catalog:
     known = {table.oid: table for table in sizes.tables}
     tables = (
-        table.model_copy(update={"rows": known[table.oid].rows, "bytes": known[table.oid].bytes})
+        table.model_copy(update={field: getattr(known[table.oid], field) for field in ("rows", "bytes", "toast_bytes")})
         if table.oid in known
         else table
         for table in catalog.tables

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from tasks.planning.catalog import Catalog
 from tasks.planning.errors import Unsupported
 from tasks.planning.findings.judging import Verdict
-from tasks.planning.forecast import summed
+from tasks.planning.forecast import on_table, summed
 from tasks.planning.live import LiveFacts, LiveTable, conflicts
 from tasks.planning.names import TableName
-from tasks.planning.paces import BUILT_IN, foretold
+from tasks.planning.paces import BUILT_IN, Paces, foretold
 from tasks.planning.plan import Forecast, MappedGroup, Note, Plan, Strategy
 from tasks.planning.today import Survey, volume
 from tasks.planning.wording import counted, duration, forecast, size
@@ -115,8 +115,8 @@ def alternatives(plan: Plan, survey: Survey) -> tuple[Alternative, ...]:
     tables = [table for name in plan.tables if (table := facts.table(name)) is not None]
     if plan.strategy == "direct":
         return (_chosen(plan, survey), _not_needed())
-    as_written = () if survey.written is None else (_as_written(survey.written, facts),)
-    return (_chosen(plan, survey), *as_written, _shadow_table(tables, facts), _blue_green(facts))
+    as_written = () if survey.written is None else (_as_written(survey.written, survey),)
+    return (_chosen(plan, survey), *as_written, _shadow_table(tables, survey), _blue_green(facts))
 
 
 def _chosen(plan: Plan, survey: Survey) -> Alternative:
@@ -147,10 +147,11 @@ def _not_needed() -> Alternative:
     )
 
 
-def _as_written(written: Sequence[Verdict], facts: LiveFacts) -> Alternative:
+def _as_written(written: Sequence[Verdict], survey: Survey) -> Alternative:
     """The statements as they stand, run by Flyway or psql."""
+    facts = survey.facts
     blocked = [table for verdict in written for table in _worked_on_while_blocking(verdict)]
-    work = [found for verdict in written for found in _work(verdict, facts)]
+    work = [found for verdict in written for found in _work(verdict, facts, survey.expected.paces)]
     breaks = list(
         dict.fromkeys(
             finding.hit.what.rstrip(".")
@@ -179,10 +180,10 @@ def _as_written(written: Sequence[Verdict], facts: LiveFacts) -> Alternative:
     )
 
 
-def _work(verdict: Verdict, facts: LiveFacts) -> Iterator[Forecast]:
+def _work(verdict: Verdict, facts: LiveFacts, paces: Paces) -> Iterator[Forecast]:
     for work, name in verdict.facts.work:
         if (table := facts.table(name)) is not None:
-            yield foretold(work, table.known_rows, BUILT_IN[work])
+            yield on_table(work, table, paces)
 
 
 def _worked_on_while_blocking(verdict: Verdict) -> Iterator[TableName]:
@@ -192,13 +193,12 @@ def _worked_on_while_blocking(verdict: Verdict) -> Iterator[TableName]:
             yield name
 
 
-def _shadow_table(tables: Sequence[LiveTable], facts: LiveFacts) -> Alternative:
+def _shadow_table(tables: Sequence[LiveTable], survey: Survey) -> Alternative:
+    facts = survey.facts
     names = {table.name for table in tables}
     references = [key for key in facts.foreign_keys if key.references in names and key.table not in names]
-    copied = [foretold("backfill", table.known_rows, BUILT_IN["backfill"]) for table in tables]
-    built = [
-        foretold("build", table.known_rows, BUILT_IN["build"]) for table in tables for _ in facts.indexes_of(table.name)
-    ]
+    copied = [_copied(table.known_rows, table.heap_bytes + table.toast_bytes) for table in tables]
+    built = [on_table("build", table, survey.expected.paces) for table in tables for _ in facts.indexes_of(table.name)]
     exchanged = f", and {counted(len(references), 'foreign key')} from elsewhere exchanged" if references else ""
     return Alternative(
         strategy="shadow table",
@@ -211,13 +211,21 @@ def _shadow_table(tables: Sequence[LiveTable], facts: LiveFacts) -> Alternative:
 
 
 def _blue_green(facts: LiveFacts) -> Alternative:
-    rows = sum(table.known_rows for table in facts.tables if table.kind != "p")
+    tables = [table for table in facts.tables if table.kind != "p"]
+    rows, moved = (
+        sum(table.known_rows for table in tables),
+        sum(table.heap_bytes + table.toast_bytes for table in tables),
+    )
     whole = facts.disk.database_bytes
     return Alternative(
         strategy="blue-green",
         choice="not built yet",
-        time=f"roughly {forecast(foretold('backfill', rows, BUILT_IN['backfill']))} to copy {rows:,} rows",
+        time=f"roughly {forecast(_copied(rows, moved))} to copy {rows:,} rows",
         space=f"{size(whole)} more, a second server" if whole is not None else "a second server",
         application="no locks; writes stop for seconds at the switch, and no other schema change meanwhile",
         back="as long as green's writes are replicated back to blue",
     )
+
+
+def _copied(rows: int, moved: int) -> Forecast:
+    return foretold("backfill", rows, BUILT_IN["backfill"], moved)

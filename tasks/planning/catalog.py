@@ -134,6 +134,8 @@ class Table(Snapshot):
     comment: str | None = None
     rows: int = 0
     bytes: int = 0
+    toast_bytes: int = 0
+    """Of ``bytes``, those of the TOAST table."""
     attributes: int = 0
     """How many columns the table has ever had: the dropped ones count against the server's limit."""
 

@@ -20,6 +20,7 @@ def _facts(catalog: Catalog, table: Table) -> TableFacts:
         name=table.name,
         rows=table.rows,
         bytes=table.bytes,
+        toast_bytes=table.toast_bytes,
         columns=tuple(f"{column.name} {column.type}" for column in table.columns),
         constraints=tuple(f"{constraint.name}: {constraint.definition}" for constraint in table.constraints),
         indexes=tuple(f"{index.name}: {index.definition}" for index in table.indexes),

@@ -13,7 +13,7 @@ from typing import Literal
 from tasks.planning.fit import LEAST_FORECAST, Measured
 from tasks.planning.live import BLOCKS_WRITES, IndexFacts, LiveFacts, LiveTable, OpenTransaction, Unseen
 from tasks.planning.names import TableName
-from tasks.planning.paces import UNKNOWN_ROW_BYTES, Pace, Paces, foretold, table_of, work_of
+from tasks.planning.paces import Pace, Paces, bytes_of, foretold, row_width, table_of, undo_forecast, work_of
 from tasks.planning.plan import (
     Analyze,
     BuildIndex,
@@ -28,7 +28,6 @@ from tasks.planning.plan import (
     UpdateRows,
     Work,
 )
-from tasks.planning.schema_debt import row_bytes
 
 ANALYZE = Forecast(best=0.1, worst=5.0)
 """ANALYZE reads a sample of 30,000 pages at the most, whatever the table's size."""
@@ -83,6 +82,8 @@ class StepForecast(Part):
     temporary: Volume = Volume()
     stall: Forecast | None = None
     in_the_way: tuple[OpenTransaction, ...] = ()
+    undo: Forecast | None = None
+    """How long taking it back takes; None where it cannot be."""
 
 
 class GateForecast(Part):
@@ -102,8 +103,13 @@ class PlanForecast(Part):
     wal_kept: bool = False
     """Something (slots, an archive, a standby) may keep all of the WAL on disk, not only what a checkpoint keeps."""
     max_wal_bytes: int = 2**30
-    unseen: tuple[Unseen, ...] = ()
-    """What could not be asked for its paces."""
+    paces: Paces = Paces()
+    """What it was made by."""
+
+    @property
+    def unseen(self) -> tuple[Unseen, ...]:
+        """What could not be asked for its paces."""
+        return self.paces.unseen
 
     @property
     def seconds(self) -> Forecast:
@@ -164,18 +170,20 @@ def forecast(plan: Plan, facts: LiveFacts, paces: Paces) -> PlanForecast:
         ),
         wal_kept=bool(facts.disk.archives or facts.slots or facts.standbys),
         max_wal_bytes=facts.disk.max_wal_bytes,
-        unseen=paces.unseen,
+        paces=paces,
     )
 
 
 def with_forecast(plan: Plan, expected: PlanForecast) -> Plan:
     """Return the plan with these forecasts in its steps, by which windows are kept and the run's error is told."""
-    seconds = {(found.phase, found.step): found.seconds for found in expected.steps}
+    known = {(found.phase, found.step): found for found in expected.steps}
     phases = tuple(
         phase.model_copy(
             update={
                 "steps": tuple(
-                    step.model_copy(update={"forecast": seconds.get((phase.name, step.id), step.forecast)})
+                    step.model_copy(update={"forecast": found.seconds, "undo_forecast": found.undo})
+                    if (found := known.get((phase.name, step.id))) is not None
+                    else step
                     for step in phase.steps
                 )
             }
@@ -191,10 +199,11 @@ def with_forecast(plan: Plan, expected: PlanForecast) -> Plan:
 def _step(step: Step, phase: str, facts: LiveFacts, paces: Paces) -> StepForecast:
     work, name = work_of(step), table_of(step)
     table = facts.table(name) if name is not None else None
-    pace = None if work is None else paces.of(name, work)
+    pace = None if work is None else paces.of(name, work, row_width(table))
     seconds = step.forecast
     if work is not None and pace is not None:
-        seconds = foretold(work, table.known_rows if table is not None else step.forecast.rows, pace)
+        rows = table.known_rows if table is not None else step.forecast.rows
+        seconds = foretold(work, rows, pace, bytes_of(work, table, rows))
     elif isinstance(step.action, Analyze):
         seconds = ANALYZE
     wal, disk, temporary = _volumes(step, work, table, seconds.rows, facts, paces)
@@ -210,7 +219,20 @@ def _step(step: Step, phase: str, facts: LiveFacts, paces: Paces) -> StepForecas
         temporary=temporary,
         stall=_stall(step, seconds),
         in_the_way=_in_the_way(step, facts),
+        undo=undo_forecast(step, lambda work, names: _on_largest(work, names, facts, paces)),
     )
+
+
+def _on_largest(work: Work, names: Iterable[TableName], facts: LiveFacts, paces: Paces) -> Forecast:
+    tables = [table for name in names if (table := facts.table(name)) is not None]
+    forecasts = [on_table(work, table, paces) for table in tables]
+    return max(forecasts, key=lambda found: found.worst, default=Forecast(best=0.0, worst=0.0))
+
+
+def on_table(work: Work, table: LiveTable, paces: Paces) -> Forecast:
+    """Return the forecast of work on every row of a table, at these paces."""
+    pace = paces.of(table.name, work, row_width(table))
+    return foretold(work, table.known_rows, pace, bytes_of(work, table, table.known_rows))
 
 
 def _stall(step: Step, seconds: Forecast) -> Forecast | None:
@@ -265,7 +287,7 @@ def _entry_bytes(index: IndexFacts) -> int:
 
 def _rewritten(step: Step, table: LiveTable | None, rows: int, facts: LiveFacts, paces: Paces) -> tuple[Volume, Volume]:
     """Every row gets another version: at best in its own page (HOT), at worst each in a new place, in every index."""
-    width = _width(table)
+    width = row_width(table)
     indexes = facts.indexes_of(table.name) if table is not None else ()
     heap = table.heap_bytes if table is not None else rows * width
     in_indexes = table.index_bytes if table is not None else 0
@@ -279,14 +301,6 @@ def _rewritten(step: Step, table: LiveTable | None, rows: int, facts: LiveFacts,
     kept = rows * width if isinstance(step.action, UpdateRows | DeleteRows) and step.action.kept is not None else 0
     disk = Volume(best=int(GROWTH_BEST * rows * width), worst=rows * width + in_indexes + kept)
     return wal, disk
-
-
-def _width(table: LiveTable | None) -> int:
-    if table is None:
-        return UNKNOWN_ROW_BYTES
-    if table.data_bytes is not None and table.columns_measured == table.columns:
-        return row_bytes(table)
-    return ceil(table.heap_bytes / table.known_rows) if table.known_rows and table.heap_bytes else UNKNOWN_ROW_BYTES
 
 
 # ------------------------------------------------------------------------------------------------ gates
@@ -305,7 +319,7 @@ def _check(kind: CheckKind, name: TableName | None, facts: LiveFacts, paces: Pac
     table = facts.table(name) if name is not None else None
     if kind in _CHEAP or table is None:
         return CHEAP_CHECK
-    return foretold("scan", table.known_rows, paces.of(name, "scan"))
+    return on_table("scan", table, paces)
 
 
 # ------------------------------------------------------------------------------------------------ how wrong it was

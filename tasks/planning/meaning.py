@@ -70,7 +70,7 @@ _REPORTED_ELSEWHERE = frozenset({"view", "materialized view", "function", "gener
 _COMPARED_APART = frozenset(
     {
         "name", "oid", "columns", "constraints", "indexes", "triggers", "dependents", "grants", "options", "rows",
-        "bytes", "attributes",
+        "bytes", "toast_bytes", "attributes",
     }
 )  # fmt: skip
 

@@ -239,6 +239,8 @@ class Step(Part):
     statement_timeout_ms: int = 5_000
     undo: tuple[Action, ...] | Irreversible = ()
     forecast: Forecast = Forecast(best=0.0, worst=0.0)
+    undo_forecast: Forecast | None = None
+    """How long its undo takes on the database as it was looked at; None where nobody looked, or there is no undo."""
     schema_after: str = ""
     """Schema hash once the step is done; filled by proving the plan on a clone."""
 
@@ -388,6 +390,8 @@ class TableFacts(Part):
     name: TableName
     rows: int
     bytes: int
+    toast_bytes: int = 0
+    """Of ``bytes``."""
     columns: tuple[str, ...]
     constraints: tuple[str, ...]
     indexes: tuple[str, ...]

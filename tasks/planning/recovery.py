@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from tasks.planning.live import BLOCKS_WRITES
 from tasks.planning.names import TableName
-from tasks.planning.paces import BUILT_IN, foretold
+from tasks.planning.paces import BUILT_IN, foretold, moved_bytes, undo_forecast
 from tasks.planning.plan import (
     Action,
-    BuildIndex,
     Forecast,
     Irreversible,
     Phase,
@@ -20,10 +19,8 @@ from tasks.planning.plan import (
     RestoreRows,
     RollbackTier,
     Step,
-    Transaction,
     Work,
 )
-from tasks.planning.strategies.expand_contract.contribution import LONG_STATEMENT_TIMEOUT_MS
 
 WITHIN: dict[RollbackTier, str] = {
     "immediate": "5 min",
@@ -32,8 +29,6 @@ WITHIN: dict[RollbackTier, str] = {
     "none": "–",
 }
 _SECONDS: dict[RollbackTier, float] = {"immediate": 300, "emergency": 1800}
-_BRIEF = Forecast(best=0.01, worst=0.1)
-"""A transaction of catalog changes."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +137,8 @@ def undoing(plan: Plan, phase: Phase) -> Forecast:
     """Return how long the phase's undo takes, waiting for locks not counted."""
     total = Forecast(best=0, worst=0)
     for step in phase.steps:
-        for action in _undo(step):
-            total = _plus(total, _takes(plan, step, action))
+        takes = step.undo_forecast or undo_forecast(step, lambda work, names: _built_in(plan, work, names))
+        total = _plus(total, takes) if takes is not None else total
     return total
 
 
@@ -151,24 +146,16 @@ def _undo(step: Step) -> tuple[Action, ...]:
     return () if isinstance(step.undo, Irreversible) else step.undo
 
 
-def _takes(plan: Plan, step: Step, action: Action) -> Forecast:
-    match action:
-        case Transaction(statement_timeout_ms=limit) if limit is not None and limit >= LONG_STATEMENT_TIMEOUT_MS:
-            return _at("validation", _rows(plan, *(lock.table for lock in step.locks)))
-        case BuildIndex(table=table):
-            return _at("build", _rows(plan, table))
-        case RestoreRows(table=table) | ReinsertRows(table=table):
-            return _at("backfill", _rows(plan, table))
-        case _:
-            return _BRIEF
-
-
-def _rows(plan: Plan, *tables: TableName) -> int:
-    return max((facts.rows for facts in plan.current if facts.name in tables), default=0)
-
-
-def _at(work: Work, rows: int) -> Forecast:
-    return foretold(work, rows, BUILT_IN[work])
+def _built_in(plan: Plan, work: Work, names: Collection[TableName]) -> Forecast:
+    """Where nobody looked at the database: at the paces that are built in, the catalog's estimates of its size."""
+    found = [
+        foretold(
+            work, facts.rows, BUILT_IN[work], moved_bytes(work, facts.bytes - facts.toast_bytes, facts.toast_bytes)
+        )
+        for facts in plan.current
+        if facts.name in names
+    ]
+    return max(found, key=lambda one: one.worst, default=Forecast(best=0, worst=0))
 
 
 def _plus(one: Forecast, other: Forecast) -> Forecast:

@@ -21,7 +21,8 @@ from tasks.planning.text_files import read_text
 from tasks.planning.transactions import SourceFile
 
 MAX_BYTES = 4_000_000
-"""The parse tree of 10 MB takes 1 GB and 12 s (measured); a file of that size is data and not schema."""
+"""Each statement is run and looked at by itself: 1 MB of 16,000 short ones takes 100 s (measured), one INSERT of 10 MB
+takes 120 s and 0.9 GB of memory. A file of that size is data and not schema."""
 
 _PLACEHOLDER = re.compile(r"\$\{[^}\s]+\}")
 

@@ -174,6 +174,26 @@ def test_wider_rows_need_more_of_the_log(readings: Target, scratch: psycopg.Conn
     assert wide.filled_wal > 2 * narrow.filled_wal
 
 
+def test_rows_of_which_no_statistics_tell_are_as_wide_as_the_table_is_large(
+    readings: Target, scratch: psycopg.Connection[TupleRow]
+) -> None:
+    ask(
+        readings,
+        "CREATE TABLE wide (id int PRIMARY KEY, note text) WITH (autovacuum_enabled = off);"
+        "ALTER TABLE wide ALTER note SET STORAGE PLAIN;"
+        "INSERT INTO wide SELECT n, repeat('x', 3900) FROM generate_series(1, 500) AS n",
+    )
+    ask(readings, "VACUUM wide")
+    facts = looked(readings)
+    table = facts.table(TableName("public", "wide"))
+    assert table is not None
+    assert table.data_bytes is None
+    found = calibrate(scratch, facts, table.name, seconds=1.0)
+    assert 4_000 < found.row_bytes < 4_300
+    # A new row of that width is logged, and nothing of it had to be put elsewhere.
+    assert found.filled_wal > 3_900
+
+
 def test_a_failed_calibration_leaves_nothing_either(
     readings: Target, scratch: psycopg.Connection[TupleRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,7 +119,7 @@ def test_one_other_table_is_named_as_such() -> None:
 def test_a_calibration_leaves_room_for_another_disk() -> None:
     found = calibration().paces()
     spread = BUILT_IN["build"].best / BUILT_IN["build"].worst
-    assert (found[T, "build"].best, found[T, "build"].worst) == (3e6 * QUICKER, 3e6 / spread)
+    assert (found[T, "build"].best, found[T, "build"].worst) == pytest.approx((3e6 * QUICKER, 3e6 / spread))
     # The slowest kind of validation, and that spread.
     assert found[T, "validation"].worst == pytest.approx(1e6 / 8)
     assert found[T, "build"].said == "50,000 generated rows of 80 bytes in the scratch database"

@@ -13,6 +13,7 @@ CREATE TABLE lockstep_calibration.child (
     id bigint PRIMARY KEY, parent bigint NOT NULL, number bigint NOT NULL, result bigint,
     pending integer NOT NULL DEFAULT 1, filler text
 ) WITH (autovacuum_enabled = off);
+ALTER TABLE lockstep_calibration.child ALTER filler SET STORAGE PLAIN;
 CREATE FUNCTION lockstep_calibration.sync() RETURNS trigger LANGUAGE plpgsql AS
 'BEGIN NEW.result := NEW.number * 1000; RETURN NEW; END';
 CREATE TRIGGER sync BEFORE INSERT OR UPDATE ON lockstep_calibration.child FOR EACH ROW
@@ -23,7 +24,7 @@ INSERT INTO lockstep_calibration.parent SELECT generate_series(0, 999)
 
 -- name: fill
 INSERT INTO lockstep_calibration.child (id, parent, number, filler)
-SELECT n, n %% 1000, n, left(repeat(md5(n::text), 64), %(filler)s::int)
+SELECT n, n %% 1000, n, left(repeat(md5(n::text), %(filler)s::int / 32 + 1), %(filler)s::int)
   FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
 
 -- name: settle

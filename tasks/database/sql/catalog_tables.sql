@@ -83,7 +83,8 @@ SELECT
     obj_description(c.oid, 'pg_class') AS comment,
     greatest(c.reltuples, 0)::bigint AS rows,
     c.relnatts::int AS attributes,
-    (c.relpages::bigint + coalesce(t.relpages, 0)) * current_setting('block_size')::bigint AS bytes
+    (c.relpages::bigint + coalesce(t.relpages, 0)) * current_setting('block_size')::bigint AS bytes,
+    coalesce(t.relpages, 0) * current_setting('block_size')::bigint AS toast_bytes
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN pg_class AS t ON t.oid = c.reltoastrelid

@@ -14,7 +14,7 @@ from tasks.planning.change import Change
 from tasks.planning.data_changes import RowStatement
 from tasks.planning.errors import Unsupported
 from tasks.planning.names import TableName, own_name, verbatim
-from tasks.planning.paces import BUILT_IN, foretold
+from tasks.planning.paces import BUILT_IN, foretold, moved_bytes
 from tasks.planning.plan import Action, Forecast, Irreversible, LockMode, LockUse, Note, Step, Transaction, Work
 from tasks.planning.retyping import DirectRetype
 from tasks.planning.strategies.expand_contract.mapping import Group
@@ -203,7 +203,8 @@ class TableChange:
 
     def every_row(self, work: Work) -> Forecast:
         """Return the forecast of work on every row, at the rates that are built in."""
-        return foretold(work, self.before.rows, BUILT_IN[work])
+        heap, toast = self.before.bytes - self.before.toast_bytes, self.before.toast_bytes
+        return foretold(work, self.before.rows, BUILT_IN[work], moved_bytes(work, heap, toast))
 
 
 @dataclass(frozen=True)
