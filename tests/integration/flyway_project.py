@@ -56,12 +56,18 @@ class Project:
         self.new = write(place / "new", {**OLD, **new})
         assert migrates(flyway, target, self.old, SETTINGS)
 
+    @property
+    def spec(self) -> Path:
+        return self.new.parent / "release.yaml"
+
+    def write_spec(self, rest: str = REST) -> None:
+        self.spec.write_text(f"name: release\nflyway:\n  folder: new\n{rest}")
+
     def loaded(self, rest: str = REST) -> LoadedSpec:
-        path = self.new.parent / "release.yaml"
-        path.write_text(f"name: release\nflyway:\n  folder: new\n{rest}")
+        self.write_spec(rest)
         with connect(self.target, role="test") as connection:
             stored = Ledger(connection).migration("release")
-        return with_its_files(load(path), self.target, stored)
+        return with_its_files(load(self.spec), self.target, stored)
 
     def planned(self, rest: str = REST) -> Plan:
         with connect(self.target, role="test") as connection:

@@ -152,8 +152,13 @@ def run(**options: Any) -> Any:
 
 
 def approve(target: Target, subject: str, **options: Any) -> None:
+    approve_as(target, NAME, subject, **options)
+
+
+def approve_as(target: Target, migration: str, subject: str, **options: Any) -> None:
+    """Approve what a migration of this name waits for."""
     with connect(target, role="test") as connection:
-        Ledger(connection).approve(NAME, subject, who="tester", **options)
+        Ledger(connection).approve(migration, subject, who="tester", **options)
 
 
 def states(standing: Standing) -> list[PhaseState]:
