@@ -27,4 +27,4 @@ def with_its_files(loaded: LoadedSpec, target: Target, stored: MigrationRecord |
     with connect(target, role="plan") as live:
         rows = read_history(live, settings) or ()
         table = writable_history(live, settings)
-        return loaded.with_pending(*pending_sequence(folder, rows, table, settings))
+        return loaded.with_pending(*pending_sequence(folder, rows, table, settings, loaded.spec.flyway.repeatable))

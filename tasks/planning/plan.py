@@ -404,8 +404,8 @@ class FlywayFile(Part):
     """A file of a Flyway folder that the migration carries out: what its row in the history table says."""
 
     script: str
-    version: str
-    """As Flyway stores it: ``V1_001`` is ``1.001``."""
+    version: str | None
+    """As Flyway stores it: ``V1_001`` is ``1.001``; None for a repeatable migration."""
     description: str
     checksum: int
 

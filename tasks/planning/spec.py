@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tasks.planning import parser
 from tasks.planning.errors import SpecError
-from tasks.planning.flyway.settings import HISTORY_TABLE, Settings
+from tasks.planning.flyway.settings import HISTORY_TABLE, Repeatable, Settings
 from tasks.planning.flyway.versions import parse_version
 from tasks.planning.names import TableName
 from tasks.planning.plan import FlywayHistory, Severity, Strategy
@@ -148,6 +148,11 @@ class FlywayFolder(Part):
     table: str = Field(default=HISTORY_TABLE, min_length=1, description="The history table's name")
     placeholders: dict[str, str] = Field(default_factory=dict, description="The values of ${…}, without flyway's own")
     target: str | None = Field(default=None, description="The last version that belongs to this migration")
+    repeatable: Repeatable = Field(
+        default="refuse",
+        description="run: R__ files that are new or changed are carried out too, and the old version must not start "
+        "again once their rows are written",
+    )
 
     @field_validator("target")
     @classmethod

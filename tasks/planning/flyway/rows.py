@@ -40,6 +40,7 @@ def with_rows(plan: Plan, history: FlywayHistory | None) -> Plan:
             "phases": (*phases[:at], written, *phases[at + 1 :]),
             "notes": (*_notes(history, phase), *plan.notes),
             "flyway": history,
+            "reverse": _after_reverse(history) + plan.reverse if plan.reverse else "",
         }
     )
 
@@ -53,6 +54,13 @@ def _notes(history: FlywayHistory, phase: Phase) -> Iterator[Note]:
         text=f"No version whose folder has {_names(history)} may start before the phase {phase.name} is done: its "
         "Flyway would run the files as they are.",
     )
+    repeatable = [file.script for file in history.files if file.version is None]
+    if repeatable:
+        yield Note(
+            severity="WARNING",
+            text=f"From the end of {phase.name} on the old version must not start again: its Flyway would run the "
+            f"former text of {', '.join(repeatable)}, or refuse to start where it has no such file.",
+        )
     if history.above_target:
         yield Note(
             severity="WARNING",
@@ -62,6 +70,16 @@ def _notes(history: FlywayHistory, phase: Phase) -> Iterator[Note]:
         )
     for text in history.passed_over:
         yield Note(severity="WARNING", text=f"Flyway passes over {text}.")
+
+
+def _after_reverse(history: FlywayHistory) -> str:
+    """Return comments for the reverse migration: while it runs, the version that has the files needs their rows."""
+    return (
+        f"# Flyway's history keeps the rows of {_names(history)} while this runs: the version\n"
+        "# that runs then has these files, and may start at any time. When it is over and no such version runs any more,\n"
+        "# take the rows out, or Flyway will never run these files again:\n"
+        f"#   {_delete(history)};\n"
+    )
 
 
 def is_rows_step(step: str) -> bool:
@@ -119,17 +137,21 @@ def later_rows(history: FlywayHistory) -> str:
     A version below all of the plan's, such as a repair of the running release, comes before them as if it had been
     there from the start. One that failed does not: Flyway starts nowhere until it is repaired.
     """
-    first = min(version for file in history.files if (version := parse_version(file.version)) is not None)
-    # As Flyway compares: number by number. What it does not take for a version cannot be said to be below.
-    numbers = r"version ~ '^[+-]?[0-9]+([._][+-]?[0-9]+)*$'"
-    below = (
-        f"CASE WHEN {numbers} THEN string_to_array(replace(version, '_', '.'), '.')::numeric[] "
-        f"< ARRAY[{', '.join(map(str, first.parts))}]::numeric[] ELSE false END"
-    )
+    parsed = [version for file in history.files if file.version and (version := parse_version(file.version))]
+    repeatable = [_literal(file.description) for file in history.files if file.version is None]
+    below = "true"  # of versions: none is among the files, and repeatable ones come last whatever was run before them
+    if parsed:
+        # As Flyway compares: number by number. What it does not take for a version cannot be said to be below.
+        numbers = r"version ~ '^[+-]?[0-9]+([._][+-]?[0-9]+)*$'"
+        below = (
+            f"CASE WHEN {numbers} THEN string_to_array(replace(version, '_', '.'), '.')::numeric[] "
+            f"< ARRAY[{', '.join(map(str, min(parsed).parts))}]::numeric[] ELSE false END"
+        )
+    same = f" OR version IS NULL AND description IN ({', '.join(repeatable)})" if repeatable else ""
     return (
         f"SELECT installed_rank, version, script, success FROM {_table(history)} "
-        f"WHERE installed_rank > {history.last_rank} AND type <> 'DELETE' AND version IS NOT NULL "
-        f"AND NOT (success AND {below})"
+        f"WHERE installed_rank > {history.last_rank} AND type <> 'DELETE' "
+        f"AND (version IS NOT NULL AND NOT (success AND {below}){same})"
     )
 
 
@@ -149,10 +171,14 @@ def _insert(history: FlywayHistory) -> str:
 
 def _delete(history: FlywayHistory) -> str:
     """Delete exactly the rows that were written. By what Flyway's repair leaves as it is: not by the checksum."""
-    rows = ", ".join(f"({_literal(file.version)}, {_literal(file.script)})" for file in history.files)
+    versioned = [f"({_literal(each.version)}, {_literal(each.script)})" for each in history.files if each.version]
+    # A Flyway that has run its own text of a repeatable one has written its own row.
+    repeatable = [f"({_literal(each.script)}, {each.checksum})" for each in history.files if each.version is None]
+    which = [f"(version, script) IN ({', '.join(versioned)})"] if versioned else []
+    which += [f"version IS NULL AND (script, checksum) IN ({', '.join(repeatable)})"] if repeatable else []
     return (
         f"DELETE FROM {_table(history)} WHERE installed_rank > {history.last_rank} AND type = 'SQL' AND success "
-        f"AND (version, script) IN ({rows})"
+        f"AND ({' OR '.join(which)})"
     )
 
 
@@ -164,5 +190,5 @@ def _table(history: FlywayHistory) -> str:
     return history.table.identifier.as_string()
 
 
-def _literal(text: str) -> str:
+def _literal(text: str | None) -> str:
     return sql.Literal(text).as_string()

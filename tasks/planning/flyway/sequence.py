@@ -9,9 +9,8 @@ from tasks.planning.errors import SpecError, Unsupported
 from tasks.planning.flyway.folder import Folder, final_text
 from tasks.planning.flyway.history import Applied, Judgement, State, judge
 from tasks.planning.flyway.pending import PendingFile, pending_files
-from tasks.planning.flyway.settings import Settings
+from tasks.planning.flyway.settings import Repeatable, Settings
 from tasks.planning.flyway.validation import abbreviated, refuse, stops_migrate
-from tasks.planning.flyway.versions import Version
 from tasks.planning.names import TableName
 from tasks.planning.plan import FlywayFile, FlywayHistory
 
@@ -24,7 +23,7 @@ _LIKE_A_MIGRATION = re.compile(r"[Vv][0-9]|[Rr]_|[VR].*__")
 
 
 def pending_sequence(
-    folder: Folder, rows: Sequence[Applied], table: TableName, settings: Settings
+    folder: Folder, rows: Sequence[Applied], table: TableName, settings: Settings, repeatable: Repeatable = "refuse"
 ) -> tuple[FlywayHistory, tuple[str, ...]]:
     """Return what Flyway would run next, and the texts of the files as they would be run; both may be empty.
 
@@ -35,12 +34,12 @@ def pending_sequence(
     judgement = judge(folder, rows, settings)
     _refuse_below(judgement)
     refuse(stops_migrate(judgement, settings))
-    _refuse_others(judgement)
+    _refuse_others(judgement, repeatable)
     found = pending_files(judgement, settings)
     if found:
         _refuse_callbacks(folder)
     last = max((row.rank for row in rows), default=0)
-    files = tuple(_file(each, each.version) for each in found if each.version is not None)
+    files = tuple(map(_file, found))
     history = FlywayHistory(
         table=table,
         last_rank=last,
@@ -62,7 +61,11 @@ def recorded_texts(folder: Folder, history: FlywayHistory, settings: Settings) -
     texts = []
     for file in history.files:
         found = next((each for each in folder.migrations if each.script == file.script), None)
-        now = found and found.version and (found.version.text, abbreviated(found.description), found.checksum)
+        now = found and (
+            found.version and found.version.text,
+            abbreviated(found.description),
+            found.checksum,
+        )
         if found is None or now != (file.version, file.description, file.checksum):
             raise SpecError(
                 f"{file.script} is {'gone' if found is None else 'not what was planned'}, and the migration of it is "
@@ -75,10 +78,10 @@ def recorded_texts(folder: Folder, history: FlywayHistory, settings: Settings) -
     return tuple(texts)
 
 
-def _file(pending: PendingFile, version: Version) -> FlywayFile:
+def _file(pending: PendingFile) -> FlywayFile:
     return FlywayFile(
         script=pending.script,
-        version=version.text,
+        version=pending.version and pending.version.text,
         description=abbreviated(pending.description),
         checksum=pending.checksum,
     )
@@ -98,16 +101,17 @@ def _refuse_below(judgement: Judgement) -> None:
         )
 
 
-def _refuse_others(judgement: Judgement) -> None:
+def _refuse_others(judgement: Judgement, repeatable: Repeatable) -> None:
     for migration in judgement.pending():
         if migration.type == "SQL_BASELINE":
             raise Unsupported(f"{migration.script}, a baseline", instead="Let Flyway run it in the empty database.")
-        if migration.version is None:
+        if migration.version is None and repeatable == "refuse":
             raise Unsupported(
                 f"{migration.script}, a repeatable migration that Flyway would run",
                 instead="The old application version starts with the former text of the file, or without it: its "
                 "Flyway would run that again, or refuse to start. Write the change as a versioned file (V…), or leave "
-                "the file as it was and change it once the migration is over.",
+                "the file as it was and change it once the migration is over. Where the old version will not start "
+                "again once the new one may, say so:  repeatable: run  in the spec, under flyway.",
             )
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tasks.planning.flyway.versions import Version
 
 HISTORY_TABLE = "flyway_schema_history"
+
+Repeatable = Literal["refuse", "run"]
+"""What a migration of a folder does with repeatable files that Flyway would run."""
 
 PENDING_IGNORED = "*:pending"
 """What `migrate` adds to ``ignore_migration_patterns`` when it validates."""
