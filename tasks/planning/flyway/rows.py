@@ -76,8 +76,8 @@ def _after_reverse(history: FlywayHistory) -> str:
     """Return comments for the reverse migration: while it runs, the version that has the files needs their rows."""
     return (
         f"# Flyway's history keeps the rows of {_names(history)} while this runs: the version\n"
-        "# that runs then has these files, and may start at any time. When it is over and no such version runs any more,\n"
-        "# take the rows out, or Flyway will never run these files again:\n"
+        "# that runs then has these files, and may start at any time. When it is over and no such version runs any\n"
+        "# more, take the rows out, or Flyway will never run these files again:\n"
         f"#   {_delete(history)};\n"
     )
 
