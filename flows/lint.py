@@ -7,8 +7,9 @@ from pathlib import Path
 
 from flows import console
 from tasks.databases import target_of
-from tasks.lint import Looked, applied, look_at, look_at_file, look_without_server
+from tasks.lint import Looked, applied, look_at, look_at_file, look_without_server, paces_of
 from tasks.planning.findings import telling
+from tasks.planning.findings.telling import Sizes
 from tasks.planning.flyway.history import Applied
 from tasks.planning.script import Script, read_scripts
 
@@ -23,11 +24,18 @@ def lint(files: Sequence[Path], schema: Path | None, database: str | None, form:
     looked = _look(reading.scripts, schema, database)
     if looked.unmeasured is not None:
         console.note(f"Nothing was measured: {looked.unmeasured}")
+    sizes = _sizes(looked, database)
     if form == "json":
-        console.print_json(telling.document(looked.verdicts))
+        console.print_json(telling.document(looked.verdicts, sizes))
     else:
-        console.out().print(telling.text(looked.verdicts, looked.live, looked.unseen), markup=False, end="")
+        console.out().print(telling.text(looked.verdicts, sizes, looked.unseen), markup=False, end="")
     return _code(looked)
+
+
+def _sizes(looked: Looked, database: str | None) -> Sizes | None:
+    if looked.live is None or database is None:
+        return None
+    return Sizes(looked.live, paces_of(target_of(database), looked.live))
 
 
 def _look(scripts: Sequence[Script], schema: Path | None, database: str | None) -> Looked:

@@ -12,6 +12,7 @@ from tasks.database.catalog import snapshot
 from tasks.database.clone import SchemaClone, scratch_place, scratch_server
 from tasks.database.connection import Target, connect
 from tasks.database.flyway_history import read_history
+from tasks.database.foresight import remembered
 from tasks.database.inspection import inspect_server
 from tasks.database.pinned import PINNED, search_path
 from tasks.database.schema_file import SchemaFile
@@ -25,6 +26,7 @@ from tasks.planning.flyway.history import Applied
 from tasks.planning.flyway.settings import Settings
 from tasks.planning.guessed import guess
 from tasks.planning.objects.effects import roles_of
+from tasks.planning.paces import Paces
 from tasks.planning.script import Script
 from tasks.planning.server_wide import made_roles
 from tasks.planning.statements import Statement
@@ -78,6 +80,15 @@ def look_at(scripts: Sequence[Script], target: Target) -> Looked:
 def _catalog(target: Target) -> Catalog:
     with connect(target, role="plan") as live:
         return snapshot(live)
+
+
+def paces_of(target: Target, catalog: Catalog) -> Paces:
+    """Return what is known of how fast a database works, without making it work; the look took a catalog of it.
+
+    Raises CannotConnect.
+    """
+    with connect(target, role="plan") as live:
+        return remembered(live, catalog)
 
 
 def look_at_file(scripts: Sequence[Script], schema: Path) -> Looked:

@@ -13,29 +13,45 @@ from tasks.database.clone import scratch_server
 from tasks.database.connection import Target, connect
 from tasks.database.failures import described
 from tasks.database.hours import measured
+from tasks.database.kept_calibrations import keep, kept
 from tasks.database.ledger import Ledger
 from tasks.database.live import SAMPLE_SECONDS, look
 from tasks.database.scratch import ScratchDatabases
 from tasks.database.server import EmbeddedServer
+from tasks.planning.catalog import Catalog
 from tasks.planning.errors import MissingPrivilege
 from tasks.planning.forecast import ForecastError, PlanForecast, forecast, forecast_error
 from tasks.planning.live import LiveFacts, Unseen
 from tasks.planning.names import TableName
-from tasks.planning.paces import LEAST_ROWS, Calibration, Paces, Run, learnt, paces, row_width, table_of, work_of
+from tasks.planning.paces import (
+    LEAST_ROWS,
+    Calibration,
+    Paces,
+    Run,
+    estimated_width,
+    learnt,
+    paces,
+    row_width,
+    table_of,
+    work_of,
+)
 from tasks.planning.plan import Plan
 
 Connection = psycopg.Connection[TupleRow]
 
+MOST_MIGRATIONS = 30
+"""Reading one takes 7 ms, and what was long ago tells of smaller tables on another server."""
 MOST_CALIBRATIONS = 2
 """The largest tables; a calibration takes three seconds."""
 
 
 def earlier_runs(ledger: Ledger) -> tuple[Run, ...]:
-    """Return the steps of this database's migrations that are done and were done in one go, with their rows.
+    """Return the steps of this database's latest migrations that are done and were done in one go, with their rows.
 
     A backfill's rows are those that it counted; of other steps, those that the plan was made for.
     """
-    return tuple(run for record in ledger.migrations() for run in _runs(ledger, record.name, record.plan))
+    records = ledger.latest(MOST_MIGRATIONS)
+    return tuple(run for record in reversed(records) for run in _runs(ledger, record.name, record.plan))
 
 
 def _runs(ledger: Ledger, name: str, plan: Plan) -> Iterator[Run]:
@@ -53,11 +69,7 @@ def known_paces(
     autocommit connection to a database of its own on another server; None does without: nobody's server is worked for
     seconds to know a forecast. Raises psycopg's errors of a lost ``live`` connection only.
     """
-    unseen: tuple[Unseen, ...] = ()
-    try:
-        runs = earlier_runs(Ledger(live))
-    except MissingPrivilege as error:
-        runs, unseen = (), (Unseen(what="earlier runs", why=error.what, remedy=error.remedy or ""),)
+    runs, unseen = _seen_runs(live)
     wanted = _unknown(plan, facts, runs) if scratch is not None else ()
     calibrations: tuple[Calibration, ...] = ()
     if scratch is not None and wanted:
@@ -69,6 +81,20 @@ def known_paces(
                 raise
             unseen += (Unseen(what="a calibration", why=f"it failed: {described(error)}"),)
     return paces(runs, calibrations, unseen, {table.name: row_width(table) for table in facts.tables})
+
+
+def _seen_runs(live: Connection) -> tuple[tuple[Run, ...], tuple[Unseen, ...]]:
+    try:
+        return earlier_runs(Ledger(live)), ()
+    except MissingPrivilege as error:
+        return (), (Unseen(what="earlier runs", why=error.what, remedy=error.remedy or ""),)
+
+
+def remembered(live: Connection, catalog: Catalog) -> Paces:
+    """Return what earlier runs and kept calibrations tell, without working for it: some tens of milliseconds."""
+    widths = {table.name: estimated_width(table) for table in catalog.tables}
+    runs, unseen = _seen_runs(live)
+    return paces(runs, kept(live, widths), unseen, widths)
 
 
 def _unknown(plan: Plan, facts: LiveFacts, runs: tuple[Run, ...]) -> tuple[TableName, ...]:
@@ -100,7 +126,9 @@ def survey(target: Target, plan: Plan, *, sample_seconds: float = SAMPLE_SECONDS
     with connect(target, role="plan") as live:
         facts = look(live, sample_seconds=sample_seconds)
         with scratch_server(facts.server_version // 10_000) as server, _database(server) as scratch:
-            return facts, foresee(live, scratch, plan, facts)
+            expected = foresee(live, scratch, plan, facts)
+        keep(live, expected.paces.calibrations)
+        return facts, expected
 
 
 @contextmanager

@@ -152,6 +152,10 @@ class Ledger:
     def migrations(self) -> tuple[MigrationRecord, ...]:
         return self._read(MigrationRecord, "migrations", "")
 
+    def latest(self, most: int) -> tuple[MigrationRecord, ...]:
+        """Return so many migrations, the latest first: each carries its whole plan."""
+        return self._read(MigrationRecord, "latest_migrations", "", most=most)
+
     def phases(self, name: str) -> tuple[PhaseRecord, ...]:
         return self._read(PhaseRecord, "phases", name)
 
@@ -431,7 +435,7 @@ class Ledger:
     def _execute(self, query: str, values: Mapping[str, Any]) -> None:
         self._connection.execute(_SQL[query], values)
 
-    def _read(self, record: type[_Record], query: str, name: str, **values: str) -> tuple[_Record, ...]:
+    def _read(self, record: type[_Record], query: str, name: str, **values: str | int) -> tuple[_Record, ...]:
         if not is_installed(self._connection):
             return ()
         try:
@@ -449,6 +453,6 @@ class Ledger:
         row = self._connection.execute(_SQL["has_table"], {"table": table}).fetchone()
         return bool(row and row[0])
 
-    def _select(self, record: type[_Record], query: str, **values: str) -> tuple[_Record, ...]:
+    def _select(self, record: type[_Record], query: str, **values: str | int) -> tuple[_Record, ...]:
         with self._connection.cursor(row_factory=class_row(record)) as cursor:
             return tuple(cursor.execute(_SQL[query], values).fetchall())

@@ -26,9 +26,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from math import ceil
 from typing import Literal, get_args
 
+from tasks.planning.catalog import Table
 from tasks.planning.live import LiveTable, Unseen
 from tasks.planning.names import TableName
 from tasks.planning.plan import (
@@ -129,6 +131,20 @@ def bytes_of(work: Work, table: LiveTable | None, rows: int) -> int:
     if table is None:
         return rows * UNKNOWN_ROW_BYTES
     return moved_bytes(work, rows * row_width(table) if work == "backfill" else table.heap_bytes, table.toast_bytes)
+
+
+def estimated(work: Work, table: Table, paces: Paces) -> tuple[Forecast, Pace]:
+    """Return what work on every row takes by the catalog's estimates, and by which pace."""
+    # A table that was never analyzed has a size only.
+    rows = table.rows or table.bytes // UNKNOWN_ROW_BYTES
+    heap = table.bytes - table.toast_bytes
+    pace = paces.of(table.name, work, estimated_width(table))
+    return foretold(work, rows, pace, moved_bytes(work, heap, table.toast_bytes)), pace
+
+
+def estimated_width(table: Table) -> int:
+    """Return the bytes of a row by the catalog's estimates."""
+    return ceil((table.bytes - table.toast_bytes) / table.rows) if table.rows else UNKNOWN_ROW_BYTES
 
 
 def moved_bytes(work: Work, heap: int, toast: int) -> int:
@@ -240,6 +256,8 @@ class Calibration(Part):
     entry_bytes: float
     seconds: float
     ratio: float | None = None
+    made_at: datetime | None = None
+    """Of one that was kept."""
 
     def paces(self) -> Mapping[tuple[TableName, Work], Pace]:
         """Return the paces for the live server. Its disk is another one: at worst it is as much slower as built in."""
@@ -250,11 +268,12 @@ class Calibration(Part):
         spread = worst / best
         ratio = self.ratio or 1.0
         compared = "" if self.ratio is None else f", this server computing {self.ratio:.1f} times as fast as that one"
+        made = "" if self.made_at is None else f", on {self.made_at:%Y-%m-%d}"
         return Pace(
             best=quick * ratio * QUICKER,
             worst=slow * ratio / spread,
             source="calibration",
-            said=f"{self.rows:,} generated rows of {self.row_bytes} bytes in the scratch database{compared}",
+            said=f"{self.rows:,} generated rows of {self.row_bytes} bytes in the scratch database{compared}{made}",
         )
 
 

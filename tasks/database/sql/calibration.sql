@@ -70,3 +70,7 @@ SELECT count(md5(n::text)) FROM generate_series(1, 60000) AS n
 
 -- name: nothing
 SELECT 1
+
+-- name: identity
+-- The same for every database of a server, and for its physical copies.
+SELECT s.system_identifier::text FROM pg_catalog.pg_control_system() AS s

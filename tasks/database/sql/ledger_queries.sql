@@ -21,6 +21,10 @@ SELECT name, state, plan, spec, change_hash, token, switched_at, created_at, upd
 SELECT name, state, plan, spec, change_hash, token, switched_at, created_at, updated_at, error
   FROM lockstep.migration ORDER BY created_at, name
 
+-- name: latest_migrations
+SELECT name, state, plan, spec, change_hash, token, switched_at, created_at, updated_at, error
+  FROM lockstep.migration ORDER BY created_at DESC, name LIMIT %(most)s
+
 -- name: migration_for_update
 SELECT name, state, plan, spec, change_hash, token, switched_at, created_at, updated_at, error
   FROM lockstep.migration WHERE name = %(name)s FOR UPDATE

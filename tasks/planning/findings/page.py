@@ -39,6 +39,7 @@ cannot be run at all is not allowed by any comment. `dangerous` is a fact and st
 | `dangerous` | see above |
 | `error` | why the server refused it, or null; statements behind it are not in the document |
 | `not_run` | why it was not run at all (it reaches beyond the database), or null |
+| `seconds` | with `--database`, of each rewrite, build, scan: `work`, `table`, `best`, `worst`, `pace`, `known_by` |
 | `source` | `measured`, or `guessed` where no server was there to run it |
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from textwrap import fill
 from typing import Any
 
@@ -11,8 +12,8 @@ from tasks.planning.catalog import Catalog, Table
 from tasks.planning.facts import StatementFacts
 from tasks.planning.findings.judging import Finding, Verdict
 from tasks.planning.names import TableName, display
-from tasks.planning.paces import BUILT_IN, UNKNOWN_ROW_BYTES, foretold
-from tasks.planning.plan import LockMode, Work
+from tasks.planning.paces import Pace, Paces, Source, estimated
+from tasks.planning.plan import Forecast, LockMode, Work
 from tasks.planning.statements import caret
 
 _BLOCKS: dict[LockMode, str] = {
@@ -34,12 +35,25 @@ _RESTING: tuple[LockMode, ...] = ("ACCESS SHARE",)
 """Reading a table, which everything does: not told."""
 
 
-def document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large the tables of a live database are, and what is known of how fast it works."""
+
+    catalog: Catalog
+    paces: Paces
+
+    def takes(self, work: Work, table: TableName) -> tuple[Table, Forecast, Pace] | None:
+        """Return how long work on a table takes; None for one that the statements themselves make."""
+        found = self.catalog.table(table)
+        return (found, *estimated(work, found, self.paces)) if found is not None else None
+
+
+def document(verdicts: Sequence[Verdict], sizes: Sizes | None = None) -> dict[str, Any]:
     """Return the document of ``lockstep lint --format json``."""
-    return {"statements": [_statement(verdict) for verdict in verdicts]}
+    return {"statements": [_statement(verdict, sizes) for verdict in verdicts]}
 
 
-def _statement(verdict: Verdict) -> dict[str, Any]:
+def _statement(verdict: Verdict, sizes: Sizes | None) -> dict[str, Any]:
     facts = verdict.facts
     return {
         "index": facts.index,
@@ -54,12 +68,24 @@ def _statement(verdict: Verdict) -> dict[str, Any]:
         "index_builds": [f"{display(table.schema)}.{display(name)}" for name, table in facts.index_builds],
         "scans": [str(table) for table in facts.scans],
         "validations": [display(name) for name, _ in facts.validations],
+        "seconds": [_seconds(work, table, sizes) for work, table in facts.work] if sizes else [],
         "source": facts.source,
         "not_run": facts.not_run,
         "error": _error(facts),
         "findings": [_finding(finding) for finding in _by_weight(verdict)],
         "dangerous": verdict.dangerous,
     }
+
+
+def _seconds(work: Work, table: TableName, sizes: Sizes) -> dict[str, Any]:
+    known = sizes.takes(work, table)
+    if known is None:
+        return {"work": work, "table": str(table), "best": None, "worst": None, "pace": None, "known_by": None}
+    _, forecast, pace = known
+    return {
+        "work": work, "table": str(table), "best": forecast.best, "worst": forecast.worst, "pace": pace.source,
+        "known_by": pace.said,
+    }  # fmt: skip
 
 
 def printed(mode: LockMode) -> str:
@@ -94,13 +120,13 @@ def _by_weight(verdict: Verdict) -> list[Finding]:
 # ------------------------------------------------------------------------------------------------ text
 
 
-def text(verdicts: Sequence[Verdict], live: Catalog | None, unseen: int = 0) -> str:
+def text(verdicts: Sequence[Verdict], sizes: Sizes | None, unseen: int = 0) -> str:
     """Return the findings for a person.
 
-    ``live`` is the catalog with today's sizes, where there is one; ``unseen`` counts statements behind one that failed.
+    ``sizes`` are today's, of a live database; ``unseen`` counts statements behind one that failed.
     """
-    parts = ["\n".join(_told(verdict, live)) for verdict in verdicts if _is_worth_telling(verdict)]
-    return "\n\n".join([*parts, "\n".join(_summary(verdicts, live, unseen))]) + "\n"
+    parts = ["\n".join(_told(verdict, sizes)) for verdict in verdicts if _is_worth_telling(verdict)]
+    return "\n\n".join([*parts, "\n".join(_summary(verdicts, sizes, unseen))]) + "\n"
 
 
 def _is_worth_telling(verdict: Verdict) -> bool:
@@ -109,13 +135,13 @@ def _is_worth_telling(verdict: Verdict) -> bool:
     return bool(verdict.findings or facts.not_run or work or any(_BLOCKS[mode] for mode in facts.own.values()))
 
 
-def _told(verdict: Verdict, live: Catalog | None) -> Iterator[str]:
+def _told(verdict: Verdict, sizes: Sizes | None) -> Iterator[str]:
     facts = verdict.facts
     mark = "FAILS" if verdict.fails else "DANGEROUS" if verdict.stops else "allowed" if verdict.dangerous else ""
     yield f"{facts.file}:{facts.statement.line}{f'  {mark}' if mark else ''}"
     yield from _source(facts)
     yield from (f"  lock  {line}" for line in _locks(facts))
-    yield from (f"  work  {line}" for line in _work(facts, live))
+    yield from (f"  work  {line}" for line in _work(facts, sizes))
     if facts.not_run is not None:
         yield f"  {facts.not_run}"
     for finding in _by_weight(verdict):
@@ -162,29 +188,28 @@ def _locks(facts: StatementFacts) -> Iterator[str]:
             yield f"{mode} on {table}, held by its transaction: {_BLOCKS[mode]}"
 
 
-def _work(facts: StatementFacts, live: Catalog | None) -> Iterator[str]:
+def _work(facts: StatementFacts, sizes: Sizes | None) -> Iterator[str]:
     for table in facts.rewrites:
-        yield f"rewrites {table}, with its indexes{_long('rewrite', table, live)}"
+        yield f"rewrites {table}, with its indexes{_long('rewrite', table, sizes)}"
     for name, table in facts.index_builds:
         if table not in facts.rewrites:
-            yield f"builds index {display(name)} on {table}{_long('build', table, live)}"
+            yield f"builds index {display(name)} on {table}{_long('build', table, sizes)}"
     worked_on = {*facts.rewrites, *(table for _, table in facts.index_builds)}
     for table in facts.scans:
         if table not in worked_on:
-            yield f"reads all of {table}{_long('scan', table, live)}"
+            yield f"reads all of {table}{_long('scan', table, sizes)}"
 
 
-def _long(work: Work, name: TableName, live: Catalog | None) -> str:
-    table: Table | None = live.table(name) if live else None
-    if table is None:
+def _long(work: Work, name: TableName, sizes: Sizes | None) -> str:
+    known = sizes.takes(work, name) if sizes else None
+    if known is None:
         return ""
-    # A table that was never analyzed has a size only.
-    rows = table.rows or table.bytes // UNKNOWN_ROW_BYTES
+    table, forecast, pace = known
     size = f"{wording.size(table.bytes)}{f', about {table.rows:,} rows' if table.rows else ''}"
-    return f" ({size}): {wording.forecast(foretold(work, rows, BUILT_IN[work]))}"
+    return f" ({size}): {wording.forecast(forecast)}, {_SOURCES[pace.source][0]}"
 
 
-def _summary(verdicts: Sequence[Verdict], live: Catalog | None, unseen: int) -> Iterator[str]:
+def _summary(verdicts: Sequence[Verdict], sizes: Sizes | None, unseen: int) -> Iterator[str]:
     stops = sum(verdict.stops for verdict in verdicts)
     left = [finding for verdict in verdicts for finding in verdict.findings if finding.allowed is None]
     counts = ", ".join(
@@ -198,7 +223,25 @@ def _summary(verdicts: Sequence[Verdict], live: Catalog | None, unseen: int) -> 
         yield f"Measured on PostgreSQL {', '.join(map(str, sorted(measured)))}, on a copy of the schema without rows."
     if len({verdict.facts.source for verdict in verdicts} - {"measured"}):
         yield "Told by rules from the statements alone, without a server: locks and work are not measured."
-    if live is None:
+    if sizes is None:
         yield "How long it takes depends on the size of the tables, which is known only with --database."
     else:
-        yield "Durations are rough: what two shared cores did at best, and beside other work. A plan measures here."
+        yield from _known_by(verdicts, sizes)
+
+
+_SOURCES: dict[Source, tuple[str, str]] = {
+    "ledger": ("as in earlier runs", "As in earlier runs: {}."),
+    "calibration": ("by a calibration", "By a calibration that a plan has made: {}."),
+    "built-in": ("roughly", "Roughly: what two shared cores did at best, and beside other work. A plan measures here."),
+}
+"""Behind a duration, and once for all of them."""
+
+
+def _known_by(verdicts: Sequence[Verdict], sizes: Sizes) -> Iterator[str]:
+    worked_on = dict.fromkeys(work for verdict in verdicts for work in verdict.facts.work)
+    paces = [known[2] for work, table in worked_on if (known := sizes.takes(work, table)) is not None]
+    for source, (_, sentence) in _SOURCES.items():
+        if said := dict.fromkeys(pace.said for pace in paces if pace.source == source):
+            yield sentence.format("; ".join(said))
+    if paces:
+        yield from (f"Durations are told without {item}." for item in sizes.paces.unseen)
