@@ -69,11 +69,18 @@ def plan(
     database: Database = None,
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Write it and psql scripts.")] = None,  # noqa: UP045
     format: Annotated[Literal["md", "json"], typer.Option("--format", help="json: one document on stdout.")] = "md",  # noqa: A002
+    rehearse: Annotated[
+        bool,
+        typer.Option("--rehearse", help="Carry it out on a clone with made-up rows first."),
+    ] = False,
+    rows: Annotated[
+        int, typer.Option("--rows", min=1_000, max=5_000_000, help="Made-up rows in the largest table of a rehearsal.")
+    ] = 100_000,
 ) -> None:
     """Show how a migration would be carried out. Nothing in the database changes."""
     from flows import plan as planning
 
-    finish(planning.show(spec, database, out, format))
+    finish(planning.show(spec, database, out, format, rows if rehearse else None))
 
 
 @app.command()

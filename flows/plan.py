@@ -12,16 +12,20 @@ from tasks.database.ledger import Ledger
 from tasks.databases import target_of
 from tasks.flyway_source import with_its_files
 from tasks.plan_source import choose_database, load_spec, make_plan
+from tasks.planning.errors import RehearsalFailed
 from tasks.planning.forecast import with_forecast
 from tasks.planning.page import page
 from tasks.planning.report import render
 from tasks.planning.rollback_scripts import rollback_scripts
 from tasks.planning.wording import counted
-from tasks.survey import surveyed
+from tasks.survey import rehearsed, surveyed
 
 
-def show(migration: str, database: str | None, folder: Path | None, form: str) -> int:
-    """Print the plan as Markdown or JSON, and write both and the runbook into ``folder`` if one is given."""
+def show(migration: str, database: str | None, folder: Path | None, form: str, rows: int | None = None) -> int:
+    """Print the plan as Markdown or JSON, and write both and the runbook into ``folder`` if one is given.
+
+    With ``rows`` it is rehearsed before, with as many made-up rows in the largest table; failed if that fails.
+    """
     loaded = load_spec(migration)
     target = target_of(choose_database(loaded, database, console.note))
     with connect(target, role="plan") as connection:
@@ -29,6 +33,8 @@ def show(migration: str, database: str | None, folder: Path | None, form: str) -
     loaded = with_its_files(loaded, target, stored)
     plan = make_plan(loaded, target, stored)
     seen = None if plan.is_empty else surveyed(loaded, target, plan, stored, console.note)
+    if rows is not None:
+        seen = rehearsed(seen, target, plan, stored, rows, console.note)
     if seen is not None:
         plan = with_forecast(plan, seen.expected)
     text = render(plan, seen)
@@ -37,6 +43,9 @@ def show(migration: str, database: str | None, folder: Path | None, form: str) -
         (folder / f"{plan.name}.md").write_text(text)
         (folder / f"{plan.name}.html").write_text(page(plan, seen))
         (folder / f"{plan.name}.json").write_text(plan.model_dump_json(indent=2) + "\n")
+        if seen is not None and seen.rehearsal is not None:
+            told = seen.rehearsal.model_dump_json(indent=2)
+            (folder / f"{plan.name}-rehearsal.json").write_text(told + "\n")
         scripts = _write(folder / f"{plan.name}-runbook", runbook.scripts(plan))
         scripts += _write(folder / f"{plan.name}-rollback", rollback_scripts(plan))
         beside = f", {counted(scripts, 'script')} to run by hand and to roll back" if scripts else ""
@@ -45,6 +54,12 @@ def show(migration: str, database: str | None, folder: Path | None, form: str) -
         console.print_json(plan.model_dump(mode="json"))
     else:
         console.out().print(text, markup=False, highlight=False)
+    failure = seen.rehearsal.failure if seen is not None and seen.rehearsal is not None else ""
+    if failure:
+        raise RehearsalFailed(
+            f"The rehearsal of {plan.name} failed on a clone: {failure}",
+            remedy="Read the section Rehearsal of the plan. Rows there are made up: yours may be other ones.",
+        )
     return console.EXIT_DONE
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import psycopg
 
 from tasks.database.connection import Target
 from tasks.database.foresight import survey
 from tasks.database.records import MigrationRecord
+from tasks.database.rehearsal import rehearse
 from tasks.lint import look_at
-from tasks.planning.errors import CannotConnect
+from tasks.planning.errors import CannotConnect, UsageError
 from tasks.planning.findings.judging import Verdict
 from tasks.planning.plan import Plan
 from tasks.planning.script import script
@@ -40,3 +42,27 @@ def _as_written(loaded: LoadedSpec, target: Target, stored: MigrationRecord | No
     if stored is not None and stored.state in UNFINISHED:
         return None
     return look_at([script(part.text, part.source) for part in loaded.parts], target).verdicts
+
+
+def rehearsed(
+    seen: Survey | None,
+    target: Target,
+    plan: Plan,
+    stored: MigrationRecord | None,
+    rows: int,
+    say: Callable[[str], None],
+) -> Survey | None:
+    """Rehearse the plan on a clone with made-up rows, and return the survey with what that showed.
+
+    Raises UsageError for a migration that is under way, Unsupported where there is no place for it, and as a plan does.
+    """
+    if stored is not None and stored.state in UNFINISHED:
+        raise UsageError(
+            f"{plan.name} is under way ({stored.state}): a rehearsal begins where nothing is done yet.",
+            remedy="Plan without --rehearse.",
+        )
+    if seen is None or not plan.phases:
+        say("There is nothing to rehearse.")
+        return seen
+    say(f"Rehearsing on a clone with up to {rows:,} made-up rows a table: there, back, and to the end.")
+    return replace(seen, rehearsal=rehearse(plan, target, seen.facts, rows=rows))

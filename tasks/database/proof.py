@@ -1,7 +1,7 @@
 """The proof of a plan: its own statements, run on clones of the schema before anything touches the real one.
 
 On a clone every phase is carried out and must lead to exactly the catalog that the user's SQL leads to; no step may
-rewrite a table; on a second clone rows are written through the sync (`tasks.database.rehearsal`), and everything is
+rewrite a table; on a second clone rows are written through the sync (`tasks.database.sync_trial`), and everything is
 undone again, phase by phase, and must lead back to where it began.
 The schema hashes of the plan come from here, so a plan that exists has been carried out once already.
 
@@ -22,9 +22,9 @@ from tasks.database import ledger
 from tasks.database.catalog import snapshot
 from tasks.database.clone import SchemaClone
 from tasks.database.connection import connect
-from tasks.database.rehearsal import rehearse
 from tasks.database.row_changes_sql import compose_change, compose_return
 from tasks.database.steadiness import require_steady_condition
+from tasks.database.sync_trial import try_writes
 from tasks.planning.catalog import Catalog
 from tasks.planning.errors import Unsupported
 from tasks.planning.names import TableName
@@ -49,7 +49,7 @@ from tasks.planning.plan import (
 )
 from tasks.planning.schema_hash import catalog_text, describe_difference, digest, schema_hash, schema_text
 
-REHEARSED_AFTER = ("expand", "switch")
+TRIED_AFTER = ("expand", "switch")
 
 
 def prove(plan: Plan, clone: SchemaClone, target: Catalog) -> Plan:
@@ -71,16 +71,16 @@ def prove(plan: Plan, clone: SchemaClone, target: Catalog) -> Plan:
         _compare("the plan", catalog_text(target), catalog_text(snapshot(connection)))
     with connect(clone.fresh(), role="proof", settings=plan.settings) as connection:
         _prepare(connection)
-        notes = tuple(_rehearsed(table, rows) for table, rows in _there_and_back(plan, connection, target).items())
+        notes = tuple(_tried(table, rows) for table, rows in _there_and_back(plan, connection, target).items())
     return plan.model_copy(update={"notes": (*plan.notes, *notes)})
 
 
-def _rehearsed(table: TableName, rows: int) -> Note:
+def _tried(table: TableName, rows: int) -> Note:
     if rows:
         return Note(severity="INFO", text=f"{table}: {rows} made-up rows went through the sync on a clone.")
     return Note(
         severity="WARNING",
-        text=f"{table}: no made-up row satisfies its constraints, so the sync was not rehearsed on a clone.",
+        text=f"{table}: no made-up row satisfies its constraints, so the sync was not tried on a clone.",
     )
 
 
@@ -114,8 +114,8 @@ def _there_and_back(plan: Plan, connection: psycopg.Connection[TupleRow], target
         texts.append(schema_text(snapshot(connection), plan.scope))
         for step in phase.steps:
             _perform(connection, step, (step.action,))
-        if phase.name in REHEARSED_AFTER:
-            written.update(rehearse(plan, connection, target, after=phase.name))
+        if phase.name in TRIED_AFTER:
+            written.update(try_writes(plan, connection, target, after=phase.name))
     for phase, before in zip(reversed(reversible), reversed(texts), strict=True):
         for step in reversed(phase.steps):
             if not isinstance(step.undo, Irreversible):

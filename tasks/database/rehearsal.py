@@ -1,291 +1,265 @@
-"""The rehearsal of a plan: made-up rows written on a clone, by both shapes, through the sync that the plan installs.
+"""The rehearsal of a plan: the whole migration on a clone that is filled with made-up rows, there, back and to the end.
 
-What the data rules of expand-contract promise is tried out before anything touches the real database: with the sync in
-place the old application's INSERT and UPDATE go through exactly as without it, and, once the new application may be
-deployed, its statements fail for nothing but its own shape's constraints; and afterwards both shapes of the row agree,
-or the row is marked. Everything is rolled back; the values are made up, so they may be shown.
+The clone is on the embedded scratch server, with the live schema and rows of the live tables' shape
+(`tasks.database.made_up_rows`). The same runner, executor and gates' SQL as in a run carry the plan out: first as far
+as can be undone, then back, and every table must read as before; then to the end. Measured are the seconds of each
+step, and how long it held the locks that keep writes waiting (`tasks.database.lock_log`).
+
+The live database is read only: its schema, its statistics without their values, and how fast it computes.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
+from tasks.database.calibration import computing_ratio
 from tasks.database.catalog import snapshot
-from tasks.database.connection import limits
-from tasks.planning import candidates
-from tasks.planning.catalog import Catalog, Column, Table
-from tasks.planning.errors import Unsupported
-from tasks.planning.names import DIRECTION_SETTING, LOCKSTEP_SCHEMA, PENDING_COLUMN, TableName, display, verbatim
-from tasks.planning.plan import Assignment, MappedGroup, Plan
-from tasks.planning.strategies.expand_contract.contribution import check_expression
+from tasks.database.clone import SchemaClone, scratch_place
+from tasks.database.connection import Target, connect, session_limits
+from tasks.database.failures import described
+from tasks.database.inspection import require_usable
+from tasks.database.ledger import Ledger
+from tasks.database.lock_log import LockLog
+from tasks.database.made_up_rows import column_shapes, fill
+from tasks.database.progress import Progress
+from tasks.database.runner import open_runner
+from tasks.planning.catalog import Catalog, Table
+from tasks.planning.errors import LockstepError, Unsupported
+from tasks.planning.live import LiveFacts
+from tasks.planning.names import TableName
+from tasks.planning.paces import table_of, work_of
+from tasks.planning.plan import IN_BATCHES, BuildIndex, Gate, Irreversible, Phase, Plan, Reindex, Step
+from tasks.planning.rehearsal import HeldLock, Rehearsal, RehearsedPhase, RehearsedStep, RehearsedTable, longest
+from tasks.planning.states import MigrationState, StepState
+from tasks.planning.throttle import Limits
 
-MOST_ROWS = 24
-"""Rows tried of each mapping group and shape; every candidate value of a column comes before the combinations."""
-
-LOCK_TIMEOUT_MS = 1_000
-STATEMENT_TIMEOUT_MS = 60_000
-
-Row = Mapping[str, str | None]
 Connection = psycopg.Connection[TupleRow]
 
+ROWS = 100_000
+"""In the largest table, unless asked for otherwise."""
+CHECK_TIMEOUT_MS = 600_000
+LOCK_TIMEOUT_MS = 2_000
 
-def rehearse(plan: Plan, connection: Connection, target: Catalog, *, after: str) -> dict[TableName, int]:
-    """Write rows of the shapes that may be written after this phase; return how many rows were tried of each table.
 
-    ``connection`` is to a clone on which the plan was carried out up to and including the phase ``after``, with a
-    ledger; ``target`` is the catalog that the user's change leads to. Raises `Unsupported` with the row when a
-    statement fails for the sync, or leaves the two shapes apart without a mark.
+def rehearse(plan: Plan, target: Target, facts: LiveFacts, *, rows: int = ROWS) -> Rehearsal:
+    """Return how the plan went on a clone of its database with at most ``rows`` made-up rows in the largest table.
+
+    A failure of the plan there is told, not raised. Raises Unsupported where the clone would have to be on the live
+    server itself, which is no place for it; CannotConnect, MissingPrivilege, SchemaChanged as a plan does.
     """
-    catalog = snapshot(connection)
-    tried: dict[TableName, int] = {}
-    for name in plan.tables:
-        table, goal = catalog.table(name), target.table(name)
-        groups = tuple(group for group in plan.groups if group.table == name and group.bits)
-        if after != "expand":
-            groups = tuple(group.from_switch for group in groups)
-        if table is None or goal is None or table.column(PENDING_COLUMN) is None or not groups:
-            continue
-        with connection.transaction(force_rollback=True):
-            limits(connection, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
-            _bare(connection, table, {column for group in groups for column in (*group.old, *group.new)})
-            rehearsal = _Rehearsal(connection, table, groups)
-            tried[name] = rehearsal.old_shape(goal)
-            if after != "expand":
-                tried[name] += rehearsal.new_shape(goal)
-    return tried
+    with scratch_place(target, require_usable(target)) as place:
+        if isinstance(place, Target):
+            raise Unsupported(
+                "a rehearsal, because this schema needs an extension or a collation that only the live server has",
+                instead="Restore a schema dump on a server that is there for tests, and plan with --rehearse there.",
+            )
+        with SchemaClone(target, place) as clone:
+            after = _carried_out(clone.fresh(), _freed(plan))
+            with connect(target, role="plan") as live:
+                shapes = column_shapes(live)
+                stage = clone.fresh()
+                with connect(stage, role="rehearsal", settings=plan.settings) as session:
+                    ratio = computing_ratio(live, session)
+                    tables = fill(session, plan, clone.live, after, facts, shapes, most=rows)
+            return _Rehearsing(_freed(plan), stage, tables, clone.live).whole(f"PostgreSQL {place.major}", ratio)
 
 
-def _bare(connection: Connection, table: Table, mapped: set[str]) -> None:
-    """Leave of the table, within this transaction, what concerns the mapped columns alone: all else may stay empty."""
-    concerned = {*mapped, PENDING_COLUMN}
-    for constraint in table.constraints:
-        if constraint.kind == "foreign_key" or (
-            constraint.kind != "not_null" and not set(constraint.columns) <= concerned
-        ):
-            _alter(connection, table, sql.SQL("DROP CONSTRAINT {} CASCADE").format(sql.Identifier(constraint.name)))
-    for column in table.columns:
-        if column.not_null and not column.identity and column.name not in concerned:
-            _alter(connection, table, sql.SQL("ALTER {} DROP NOT NULL").format(sql.Identifier(column.name)))
-    for column in table.columns:
-        if column.identity == "a" and column.name in concerned:
-            _alter(connection, table, sql.SQL("ALTER {} SET GENERATED BY DEFAULT").format(sql.Identifier(column.name)))
-    for trigger in table.triggers:
-        if f"EXECUTE FUNCTION {LOCKSTEP_SCHEMA}." not in trigger.definition:
-            _alter(connection, table, sql.SQL("DISABLE TRIGGER {}").format(sql.Identifier(trigger.name)))
+def _freed(plan: Plan) -> Plan:
+    """Return the plan without what only the live server can answer: its throttle's questions, its window."""
+    return plan.model_copy(update={"throttle": Limits(), "window": None})
 
 
-def _alter(connection: Connection, table: Table, change: sql.Composed) -> None:
-    connection.execute(sql.SQL("ALTER TABLE {} ").format(table.name.identifier) + change)
+def _carried_out(empty: Target, plan: Plan) -> Catalog:
+    """Carry the plan out on a clone without rows, and return the catalog that it leads to."""
+    with connect(empty, role="rehearsal", settings=plan.settings) as session:
+        Ledger(session).register(plan, "")
+    with open_runner(empty, plan.name) as runner:
+        for phase in plan.phases:
+            runner.run_phase_at_any_time(phase.name, _silent)
+            runner.finish_phase(phase.name)
+    with connect(empty, role="rehearsal") as session:
+        return snapshot(session)
 
 
-@dataclass(frozen=True)
-class _Written:
-    """What the table says of the row that was just written."""
+def _silent(_: Progress) -> None:
+    """Nobody watches a rehearsal's progress."""
 
-    as_given: bool
-    agreeing: bool
+
+class _Failed(Exception):
+    """Something that must not be went wrong; told, not raised further."""
 
 
 @dataclass(frozen=True)
-class _Rehearsal:
-    """One table of the clone, bare but for its mapped columns."""
+class _Rehearsing:
+    """The rehearsal on its filled clone."""
 
-    connection: Connection
-    table: Table
-    groups: tuple[MappedGroup, ...]
+    plan: Plan
+    stage: Target
+    tables: tuple[RehearsedTable, ...]
+    before: Catalog
 
-    def old_shape(self, goal: Table) -> int:
-        """INSERT rows of the old shape, and UPDATE one into each, where the table takes them without the sync."""
-        # Under one name the old version writes the new column from the switch on, and by its constraints.
-        sides = [(goal if group.inserts == "new" else self.table, group.old_writes) for group in self.groups]
-        rows = [row for row in self._rows(sides) if self._admitted(row)]
-        for row in rows:
-            self._check(row, self._try(rows[0], row, self.groups), "old")
-        return len(rows)
-
-    def new_shape(self, goal: Table) -> int:
-        """The same of the new shape, with rows that its own constraints take."""
-        rows = self._rows([(goal, group.new_writes) for group in self.groups])
-        # A derived group has no way back: what the new application writes there stands.
-        both_ways = [group for group in self.groups if group.down]
-        for row in rows:
-            self._check(row, self._try(rows[0], row, both_ways), "new")
-        return len(rows)
-
-    def _rows(self, sides: Sequence[tuple[Table, tuple[str, ...]]]) -> list[Row]:
-        """Return rows of one shape that vary one group's columns at a time; none if no value of a group is sound.
-
-        ``sides`` are the groups' columns that the shape has, and the table as whose columns they are judged.
-        """
-        single = []
-        for shape, side in sides:
-            columns = [column for name in side if not (column := _column(shape, name)).generated]
-            options = {column.name: self._candidates(shape, column) for column in columns}
-            sound = (row for row in candidates.rows(options) if self._is_sound(shape, row))
-            single.append(list(itertools.islice(sound, MOST_ROWS)))
-        if not all(single):
-            return []
-        first = {name: value for rows in single for name, value in rows[0].items()}
-        whole = [first, *({**first, **row} for rows in single for row in rows[1:])]
-        # Once more: a CHECK may be about columns of several groups.
-        return [row for row in whole if all(self._is_sound(shape, row) for shape, _ in sides)]
-
-    def _candidates(self, shape: Table, column: Column) -> tuple[str | None, ...]:
-        """Return values of a column: what its constraints and the mapping name, an enum's labels, the type's edges."""
-        named = [constraint.definition for constraint in shape.constraints if column.name in constraint.columns]
-        named += [item.expression for group in self.groups for item in (*group.up, *group.down)]
-        labels = self.connection.execute(
-            "SELECT enumlabel::text FROM pg_enum WHERE enumtypid = to_regtype(%s) ORDER BY enumsortorder",
-            (column.type,),
-        )
-        known = (*candidates.literals(column.type, named), *(label for (label,) in labels))
-        everything = tuple(dict.fromkeys((*known, *candidates.values(column.type))))
-        return everything if column.not_null else (*everything, None)
-
-    def _is_sound(self, shape: Table, row: Row) -> bool:
-        """Whether the shape's own CHECKs take the row: what they refuse is the application's own mistake."""
-        checks = [
-            check_expression(constraint)
-            for constraint in shape.constraints
-            if constraint.kind == "check" and set(constraint.columns) <= set(row)
-        ]
-        if not checks:
-            return True
-        given = sql.SQL(", ").join(
-            sql.SQL("{} AS {}").format(self._value(name, value), sql.Identifier(name)) for name, value in row.items()
-        )
-        holds = sql.SQL(" AND ").join(sql.SQL("({}) IS NOT FALSE").format(verbatim(check)) for check in checks)
+    def whole(self, server: str, ratio: float | None) -> Rehearsal:
+        began = time.monotonic()
+        undone: dict[str, float] = {}
+        gates: dict[str, float] = {}
+        steps: dict[str, tuple[RehearsedStep, ...]] = {}
+        failure, rolled_back = "", False
         try:
-            with self.connection.transaction():
-                found = self.connection.execute(
-                    sql.SQL("SELECT {} FROM (SELECT {}) AS made_up").format(holds, given)
-                ).fetchone()
-        except psycopg.Error:
-            return False
-        return bool(found and found[0])
+            rolled_back = self._there_and_back(undone)
+            self._to_the_end(steps, gates)
+        except _Failed as failed:
+            failure = str(failed)
+        except LockstepError as error:
+            failure = error.what
+        except psycopg.Error as error:
+            failure = described(error)
+        return Rehearsal(
+            server=server,
+            tables=self.tables,
+            phases=tuple(
+                RehearsedPhase(
+                    phase=phase.name,
+                    steps=steps[phase.name],
+                    gates=gates.get(phase.name, 0.0),
+                    gates_factor=self._largest_factor(),
+                    undo=undone.get(phase.name),
+                    undo_factor=max((self._undo_factor(step) for step in phase.steps), default=1.0),
+                )
+                for phase in self.plan.phases
+                if phase.name in steps
+            ),
+            seconds=time.monotonic() - began,
+            ratio=ratio,
+            rolled_back=rolled_back,
+            failure=failure,
+        )
 
-    def _admitted(self, row: Row) -> bool:
-        """Whether the table takes the row when the sync does not act: the old application's own statement is sound."""
-        try:
-            with self.connection.transaction(force_rollback=True):
-                self.connection.execute("SELECT set_config(%s, 'none', true)", (DIRECTION_SETTING,))
-                self.connection.execute(self._insert(row))
-        except psycopg.Error:
+    # -------------------------------------------------------------------------------------------- there, back, through
+
+    def _there_and_back(self, undone: dict[str, float]) -> bool:
+        """Carry out what can be undone, and undo it; whether there was anything, and every row is as before."""
+        phases = tuple(_reversible(self.plan))
+        if not phases:
             return False
+        content = self._contents()
+        with self._registered(), open_runner(self.stage, self.plan.name) as runner:
+            for phase in phases:
+                runner.run_phase_at_any_time(phase.name, _silent)
+                runner.finish_phase(phase.name)
+            runner.ledger.set_state(self.plan.name, MigrationState.ROLLING_BACK)
+            for phase in reversed(phases):
+                began = time.monotonic()
+                runner.undo_phase(phase.name, _silent)
+                undone[phase.name] = time.monotonic() - began
+            runner.ledger.set_state(self.plan.name, MigrationState.ROLLED_BACK)
+        changed = [str(name) for name, value in self._contents().items() if value != content[name]]
+        if changed:
+            raise _Failed(f"after going back, rows are not as before in {', '.join(changed)}")
         return True
 
-    def _try(self, base: Row, row: Row, compared: Sequence[MappedGroup]) -> _Written | psycopg.Error:
-        """INSERT the row, and UPDATE ``base`` into it; return how the row stands, the worse of the two."""
-        found = _Written(as_given=True, agreeing=True)
-        for statements in ((self._insert(row),), (self._insert(base), self._update(row))):
-            try:
-                with self.connection.transaction(force_rollback=True):
-                    for statement in statements:
-                        self.connection.execute(statement)
-                    found = self._look(row, compared)
-            except psycopg.Error as error:
-                return error
-            if not (found.as_given and found.agreeing):
-                break
-        return found
+    def _to_the_end(self, steps: dict[str, tuple[RehearsedStep, ...]], gates: dict[str, float]) -> None:
+        with self._registered(), connect(self.stage, role="rehearsal-locks") as looking:
+            for phase in self.plan.phases:
+                seconds = self._pass(phase.gate_before)
+                with LockLog(looking) as log, open_runner(self.stage, self.plan.name) as runner:
+                    runner.run_phase_at_any_time(phase.name, _silent)
+                    runner.settle(_silent)
+                gates[phase.name] = seconds + self._pass(phase.gate_after)
+                with open_runner(self.stage, self.plan.name) as runner:
+                    runner.finish_phase(phase.name)
+                steps[phase.name] = tuple(self._steps(phase, log))
 
-    def _insert(self, row: Row) -> sql.Composed:
-        if not row:
-            return sql.SQL("INSERT INTO {} DEFAULT VALUES").format(self.table.name.identifier)
-        return sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-            self.table.name.identifier,
-            sql.SQL(", ").join(map(sql.Identifier, row)),
-            sql.SQL(", ").join(self._value(name, value) for name, value in row.items()),
-        )
+    @contextmanager
+    def _registered(self) -> Iterator[None]:
+        with connect(self.stage, role="rehearsal", settings=self.plan.settings) as session:
+            ledger = Ledger(session)
+            ledger.register(self.plan, "")
+            ledger.set_state(self.plan.name, MigrationState.RUNNING)
+        yield
 
-    def _update(self, row: Row) -> sql.Composed:
-        if not row:  # a shape without columns of its own: any write of the row is one of it
-            row_as_it_is = sql.SQL("UPDATE {} SET {c} = {c}")
-            return row_as_it_is.format(self.table.name.identifier, c=sql.Identifier(PENDING_COLUMN))
-        return sql.SQL("UPDATE {} SET {}").format(
-            self.table.name.identifier,
-            sql.SQL(", ").join(
-                sql.SQL("{} = {}").format(sql.Identifier(name), self._value(name, value)) for name, value in row.items()
-            ),
-        )
-
-    def _look(self, row: Row, compared: Sequence[MappedGroup]) -> _Written:
-        given = [
-            sql.SQL("{} IS NOT DISTINCT FROM {}").format(_text(sql.Identifier(name)), _text(self._value(name, value)))
-            for name, value in row.items()
-        ]
-        agreeing = [
-            # In this order, as at the gates: `up` of what `down` rounded may raise, and of a marked row either.
-            sql.SQL("CASE WHEN {} & {} <> 0 THEN true WHEN {} THEN true ELSE {} END").format(
-                sql.Identifier(PENDING_COLUMN), sql.Literal(group.bits), self._same(group.down), self._same(group.up)
-            )
-            for group in compared
-            if group.new
-        ]
-        statement = sql.SQL("SELECT {}, {} FROM {}").format(
-            sql.SQL(" AND ").join([sql.SQL("true"), *given]),
-            sql.SQL(" AND ").join([sql.SQL("true"), *agreeing]),
-            self.table.name.identifier,
-        )
-        ((as_given, agrees),) = self.connection.execute(statement).fetchall()
-        return _Written(bool(as_given), bool(agrees))
-
-    def _same(self, assignments: Sequence[Assignment]) -> sql.Composable:
-        """Return the condition that one side is what the expressions make of the other; of none it is false."""
-        if not assignments:
-            return sql.SQL("false")
-        return sql.SQL(" AND ").join(
-            sql.SQL("{} IS NOT DISTINCT FROM {}").format(
-                _text(sql.Identifier(item.column)),
-                _text(self._typed(verbatim(f"({item.expression})"), item.column)),
-            )
-            for item in assignments
-        )
-
-    def _value(self, name: str, value: str | None) -> sql.Composed:
-        return self._typed(sql.Literal(value), name)
-
-    def _typed(self, value: sql.Composable, name: str) -> sql.Composed:
-        return sql.SQL("({})::{}").format(value, verbatim(_column(self.table, name).type))
-
-    def _check(self, row: Row, written: _Written | psycopg.Error, shape: str) -> None:
-        what = ", ".join(f"{display(name)} = {_shown(value)}" for name, value in row.items()) or "nothing given"
-        where = f"a write of the {shape} application version to {self.table.name} ({what})"
-        if isinstance(written, psycopg.Error):
-            raise Unsupported(
-                f"the change, because on a clone {where} fails while both versions run: "
-                f"{written.diag.message_primary or type(written).__name__} (SQLSTATE {written.sqlstate})",
-                instead="Make the mapping's expressions cover this value, or exclude it by a CHECK on its own column.",
-            )
-        if not written.as_given:
-            raise Unsupported(
-                f"the change, because on a clone {where} does not leave the values that it gave",
-                instead="Please report this with the spec.",
-            )
-        if not written.agreeing:
-            raise Unsupported(
-                f"the change, because on a clone {where} leaves the two shapes apart without a mark",
-                instead="Please report this with the spec.",
+    def _steps(self, phase: Phase, log: LockLog) -> Iterator[RehearsedStep]:
+        with connect(self.stage, role="rehearsal") as session:
+            records = {record.step: record for record in Ledger(session).steps(self.plan.name)}
+        spans: dict[str, tuple[datetime, datetime]] = {}
+        for step in phase.steps:
+            record = records[step.id]
+            if record.state is not StepState.DONE or record.started_at is None or record.finished_at is None:
+                raise _Failed(f"the step “{step.title}” is not recorded as done")
+            spans[step.id] = record.started_at, record.finished_at
+        held = log.by_span(spans)
+        for step in phase.steps:
+            began, ended = spans[step.id]
+            yield RehearsedStep(
+                phase=phase.name,
+                step=step.id,
+                title=step.title,
+                seconds=(ended - began).total_seconds(),
+                factor=self._factor(table_of(step)) if work_of(step) is not None else 1.0,
+                locks=tuple(longest(HeldLock(table=s.table, mode=s.mode, seconds=s.seconds) for s in held[step.id])),
             )
 
+    # -------------------------------------------------------------------------------------------- what must hold
 
-def _column(table: Table, name: str) -> Column:
-    column = table.column(name)
-    if column is None:
-        raise AssertionError(f"{table.name} has no column {name} in this phase")
-    return column
+    def _pass(self, gate: Gate | None) -> float:
+        """Ask a gate's own checks, and return the seconds that took; suites of the user's are about real rows."""
+        if gate is None:
+            return 0.0
+        began = time.monotonic()
+        with connect(self.stage, role="rehearsal", settings=self.plan.settings) as session:
+            session_limits(session, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=CHECK_TIMEOUT_MS)
+            for check in gate.checks:
+                row = session.execute(check.sql.encode()).fetchone()
+                if row is not None and row[0] and check.severity == "CRITICAL":
+                    raise _Failed(f"the gate {gate.name} found {row[0]} made-up rows that fail “{check.title}”")
+        return time.monotonic() - began
+
+    def _contents(self) -> Mapping[TableName, tuple[int, int]]:
+        """Return the number of rows and a checksum over all columns of every table that was filled."""
+        with connect(self.stage, role="rehearsal", settings=self.plan.settings) as session:
+            session_limits(session, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=CHECK_TIMEOUT_MS)
+            return {
+                item.table: _content(session, table)
+                for item in self.tables
+                if (table := self.before.table(item.table)) is not None
+            }
+
+    # -------------------------------------------------------------------------------------------- to the live size
+
+    def _factor(self, name: TableName | None) -> float:
+        return next((item.factor for item in self.tables if item.table == name), 1.0)
+
+    def _largest_factor(self) -> float:
+        return max((item.factor for item in self.tables if item.table in self.plan.tables), default=1.0)
+
+    def _undo_factor(self, step: Step) -> float:
+        if isinstance(step.undo, Irreversible):
+            return 1.0
+        works = any(isinstance(action, (*IN_BATCHES, BuildIndex, Reindex)) for action in step.undo)
+        return self._factor(table_of(step)) if works else 1.0
 
 
-def _text(value: sql.Composable) -> sql.Composed:
-    """Compare as text: json, point and others have no equality."""
-    return sql.SQL("({})::text").format(value)
+def _reversible(plan: Plan) -> Iterator[Phase]:
+    for phase in plan.phases:
+        if any(isinstance(step.undo, Irreversible) for step in phase.steps):
+            return
+        yield phase
 
 
-def _shown(value: str | None) -> str:
-    return "NULL" if value is None else repr(value[:40])
+def _content(session: Connection, table: Table) -> tuple[int, int]:
+    columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)
+    row = session.execute(
+        sql.SQL(
+            "SELECT count(*), coalesce(sum(pg_catalog.hashtextextended(ROW({})::text, 0)::numeric), 0) FROM {}"
+        ).format(columns, table.name.identifier)
+    ).fetchone()
+    if row is None:
+        raise LookupError("an aggregate returned no row")
+    return int(row[0]), int(row[1])

@@ -23,6 +23,7 @@
         ├── GateFailed
         ├── SyncFailing               `up` or `down` fails on rows of the table
         ├── StepFailed
+        ├── RehearsalFailed           on a clone, before anything was touched
         └── RollbackRefused
 
 Every message is written for a tired person: what happened, where, whether the data is safe, what to do now.
@@ -204,6 +205,12 @@ class StepFailed(MigrationError):
         self.step = step
         self.sqlstate = sqlstate
         super().__init__(what, remedy=remedy)
+
+
+class RehearsalFailed(MigrationError):
+    """The plan failed on a clone with made-up rows."""
+
+    default_safety = "Nothing was touched: it failed on a clone, which is gone."
 
 
 class RollbackRefused(MigrationError):

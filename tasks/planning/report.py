@@ -40,6 +40,7 @@ from tasks.planning.plan import (
     UpdateRows,
 )
 from tasks.planning.recovery import announcements, going, going_back, recoveries, stalls, tiers
+from tasks.planning.rehearsal import limits_of, phase_rows, table_rows, told
 from tasks.planning.risks import worst
 from tasks.planning.timings import SLOWER_BY, SLOWER_MS
 from tasks.planning.timings import rows as rows_of_timings
@@ -89,6 +90,7 @@ def render(plan: Plan, survey: Survey | None = None) -> str:
             copies=copies(plan),
             alternatives=alternatives(plan, survey) if survey and plan.phases else (),
             foretold=foretold(survey.expected) if survey else (),
+            rehearsal=survey.rehearsal if survey else None,
             # What the live facts judge is told once, with their numbers; the catalog's word is for where they saw less.
             by_catalog=survey is None or not survey.facts.sees_indexes,
             notes=notes,
@@ -307,6 +309,10 @@ def _environment() -> Environment:
             gates,
             extent,
             when_it_fails,
+            told,
+            table_rows,
+            phase_rows,
+            limits_of,
         )
     }
     return environment

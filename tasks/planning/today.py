@@ -9,6 +9,7 @@ from tasks.planning.findings.judging import Verdict
 from tasks.planning.forecast import PlanForecast, Volume
 from tasks.planning.live import LiveFacts, OpenTransaction
 from tasks.planning.names import TableName, display
+from tasks.planning.rehearsal import Rehearsal
 from tasks.planning.schema_debt import (
     invalid_indexes,
     missing_indexes,
@@ -43,6 +44,7 @@ class Survey:
     """The spec's own queries, as they are now."""
     written: tuple[Verdict, ...] | None = None
     """What the statements would do as they stand; None where that was not looked at."""
+    rehearsal: Rehearsal | None = None
 
 
 def observations(facts: LiveFacts, tables: Collection[TableName]) -> tuple[Observation, ...]:

@@ -263,11 +263,11 @@ def test_the_reverse_spec_leads_back(server: AnyServer, people: Target, tmp_path
         assert names == [(f"First Last{n}",) for n in range(1, 10)]
 
 
-def test_the_plan_says_whether_the_sync_was_rehearsed(people: Target, tmp_path: Path) -> None:
+def test_the_plan_says_whether_the_sync_was_tried(people: Target, tmp_path: Path) -> None:
     tried = oracle.plan(spec_of(tmp_path, "ALTER TABLE tag RENAME name TO title", ""), people).notes
     assert [note.severity for note in tried if "made-up rows went through the sync" in note.text] == ["INFO"]
     unfit = oracle.plan(spec_of(tmp_path, "ALTER TABLE formed RENAME plate TO sign", ""), people).notes
-    assert [note.severity for note in unfit if "was not rehearsed" in note.text] == ["WARNING"]
+    assert [note.severity for note in unfit if "was not tried" in note.text] == ["WARNING"]
 
 
 def test_the_same_spec_gives_the_same_plan(people: Target, tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""What a rehearsal of a whole migration showed: on a clone with made-up rows, there, back, and to the end. Pure.
+
+Made by `tasks.database.rehearsal`. Seconds are the clone's; what they come to on the live tables is `live_seconds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from tasks.planning.names import TableName
+from tasks.planning.plan import LockMode, Part
+from tasks.planning.wording import counted, duration
+
+
+class RehearsedTable(Part):
+    """A table of the clone: ``rows`` that were made up for the ``live_rows``; ``why`` there are none, or not enough."""
+
+    table: TableName
+    live_rows: int
+    rows: int
+    why: str = ""
+
+    @property
+    def factor(self) -> float:
+        """How many times as many rows the live table has; 1 where it has fewer."""
+        return max(1.0, self.live_rows / self.rows) if self.rows else 1.0
+
+
+class HeldLock(Part):
+    """A lock that keeps writes waiting, and for how long it was seen held at the most."""
+
+    table: TableName
+    mode: LockMode
+    seconds: float
+
+
+class RehearsedStep(Part):
+    """A step that was carried out; ``factor`` is what its time is multiplied by for the live table's rows."""
+
+    phase: str
+    step: str
+    title: str
+    seconds: float
+    factor: float = 1.0
+    locks: tuple[HeldLock, ...] = ()
+
+
+class RehearsedPhase(Part):
+    """A phase. ``gates`` are the seconds of its checks; ``undo`` those of taking it back, None where nothing does.
+
+    The factors are those of the rows that each works on, on the live tables.
+    """
+
+    phase: str
+    steps: tuple[RehearsedStep, ...]
+    gates: float = 0.0
+    gates_factor: float = 1.0
+    undo: float | None = None
+    undo_factor: float = 1.0
+
+
+class Rehearsal(Part):
+    """One rehearsal. ``ratio`` is how much faster the live server computes than the clone's, None where not known.
+
+    ``failure`` is what stopped it, in words, and empty when everything was carried out and taken back.
+    """
+
+    server: str
+    tables: tuple[RehearsedTable, ...]
+    phases: tuple[RehearsedPhase, ...] = ()
+    seconds: float = 0.0
+    ratio: float | None = None
+    rolled_back: bool = False
+    """Whether every phase before the point of no return was taken back, and every row was then as before."""
+    failure: str = ""
+
+    def live_seconds(self, seconds: float, factor: float) -> float:
+        """Return what was measured here, on the live server and its rows."""
+        return seconds * factor / (self.ratio or 1.0)
+
+    @property
+    def locks(self) -> tuple[HeldLock, ...]:
+        """The locks in writers' way, the longest of each table and kind."""
+        return tuple(longest(lock for phase in self.phases for step in phase.steps for lock in step.locks))
+
+
+def longest(locks: Iterable[HeldLock]) -> Iterator[HeldLock]:
+    """Yield of each table and kind the lock that was held the longest."""
+    found: dict[tuple[TableName, LockMode], HeldLock] = {}
+    for lock in locks:
+        known = found.get((lock.table, lock.mode))
+        if known is None or known.seconds < lock.seconds:
+            found[lock.table, lock.mode] = lock
+    yield from (found[key] for key in sorted(found))
+
+
+def table_rows(rehearsal: Rehearsal) -> Iterator[tuple[str, str, str, str]]:
+    """Yield a row of text for each table: its name, rows here, rows live, and what there is to say."""
+    for table in rehearsal.tables:
+        yield str(table.table), f"{table.rows:,}", f"{table.live_rows:,}", table.why
+
+
+def phase_rows(rehearsal: Rehearsal) -> Iterator[tuple[str, ...]]:
+    """Yield a row of text for each phase: steps, gates, undo; each as measured and, extrapolated, on the live rows."""
+    for phase in rehearsal.phases:
+        steps = sum(step.seconds for step in phase.steps)
+        live = sum(rehearsal.live_seconds(step.seconds, step.factor) for step in phase.steps)
+        gates = (phase.gates, rehearsal.live_seconds(phase.gates, phase.gates_factor))
+        undo = (phase.undo, rehearsal.live_seconds(phase.undo, phase.undo_factor)) if phase.undo is not None else ()
+        back = tuple(map(duration, undo)) or ("not taken back", "")
+        yield (phase.phase, duration(steps), duration(live), *map(duration, gates), *back)
+
+
+def told(rehearsal: Rehearsal) -> str:
+    """Return in a sentence how it went."""
+    rows = sum(table.rows for table in rehearsal.tables)
+    where = f"{rows:,} made-up rows in {counted(len(rehearsal.tables), 'table')} of a clone, {rehearsal.server}"
+    if rehearsal.failure:
+        return f"It failed on {where}: {rehearsal.failure}"
+    back = "taken back, every row as before; then " if rehearsal.rolled_back else ""
+    return f"Carried out on {where}: {back}to the end, with all gates, in {rehearsal.seconds:.0f} s."
+
+
+def limits_of(rehearsal: Rehearsal) -> str:
+    """Return in words how the extrapolation was made, and what it leaves out."""
+    compared = (
+        f"this server computes {rehearsal.ratio:.1f} times as fast as that one"
+        if rehearsal.ratio is not None
+        else "how fast this server computes was not known"
+    )
+    return (
+        f"Times on the live rows are those of the clone, times so many as there are more rows ({compared}). The clone "
+        "waits for no disk and no application writes beside: count on more where either decides. Locks were looked for "
+        "every two milliseconds; on an idle clone they are granted at once."
+    )
