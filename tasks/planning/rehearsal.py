@@ -131,5 +131,5 @@ def limits_of(rehearsal: Rehearsal) -> str:
     return (
         f"Times on the live rows are those of the clone, times so many as there are more rows ({compared}). The clone "
         "waits for no disk and no application writes beside: count on more where either decides. Locks were looked for "
-        "every two milliseconds; on an idle clone they are granted at once."
+        "every two milliseconds; on an idle clone they are granted at once. No row of yours was copied."
     )

@@ -119,8 +119,11 @@ def test_made_up_rows_satisfy_what_the_table_demands(database: Target, tmp_path:
     plan = planned(database, DEMANDING, written(tmp_path, "numbers", change, NUMBERED))
     with connect(database, role="test") as live:
         before, facts = snapshot(live), look(live, sample_seconds=0)
+        with live.transaction(force_rollback=True):
+            live.execute(change.encode())
+            after = snapshot(live)
     with connect(database, role="test") as clone:
-        made = fill(clone, plan, before, before, facts, {(PERSON, "paid"): Shape(1.0, 0.5, 2.0)}, most=2_000)
+        made = fill(clone, plan, before, after, facts, {(PERSON, "paid"): Shape(1.0, 0.5, 2.0)}, most=2_000)
     assert {table.table.name: table.rows for table in made}["person"] == 1_000
     # Nothing was checked while they were written: now everything is, as the server does it.
     execute(
