@@ -93,8 +93,7 @@ def require_history(connection: psycopg.Connection[TupleRow], plan: Plan, done: 
             f"Flyway has run {', '.join(scripts)} since {plan.name} was planned (in {history.table}). Where that is a "
             "file of this migration, a version of the application that has it was started too early.",
             scripts=scripts,
-            remedy="Take that version out of service. "
-            + (f"Then go back, and plan again:  lockstep rollback {plan.name}" if done else "Then plan again."),
+            remedy=f"Take that version out of service. Then go back, and plan again:  lockstep rollback {plan.name}",
         )
 
 

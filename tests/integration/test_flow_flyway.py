@@ -12,7 +12,7 @@ from tasks.planning.errors import HistoryChanged
 from tasks.planning.states import MigrationState
 from tasks.standing import standing_of
 from tests.integration.beside_flyway import write
-from tests.integration.flyway_project import NEW, REST, ROWS, WRITTEN, Project
+from tests.integration.flyway_project import NEW, OLD, REST, ROWS, WRITTEN, Project
 from tests.integration.journey import only, rows
 from tests.integration.notes import approve_as
 from tests.integration.real_flyway import RealFlyway
@@ -85,10 +85,16 @@ def test_back_and_once_more(project: Project) -> None:
 
 
 def test_a_new_version_that_was_started_too_early_stops_the_run(project: Project) -> None:
+    from flows.rollback import rollback
+
     assert run(project, until="expand").kind == "stopped"
-    early = write(project.new.parent / "early", {"V9__early.sql": "CREATE TABLE early (id int);"})
-    write(early, {file.name: file.read_text() for file in project.old.iterdir()})
+    early = write(project.new.parent / "early", dict([*OLD.items(), *list(NEW.items())[:1]]))
     assert project.migrated(early) == 1
-    with pytest.raises(HistoryChanged, match=r"Flyway has run V9__early\.sql since release was planned"):
+    with pytest.raises(HistoryChanged, match=r"Flyway has run V2__another_mood\.sql since release was planned") as stop:
         run(project)
     assert state(project) is MigrationState.FAILED
+    assert "lockstep rollback release" in str(stop.value)
+    rollback("release", "project")
+    assert run(project, approved_by="tester").kind == "finished"
+    assert [row[0] for row in rows(project.target, WRITTEN)] == ["2", "2.1", "3"]
+    assert project.starts(project.new) == 0
