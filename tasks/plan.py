@@ -17,11 +17,14 @@ from tasks.narration import log, say
 from tasks.outcome import Outcome
 from tasks.plan_source import choose_database, is_spec, load_spec, make_plan, no_such_migration, require_phase
 from tasks.planning.errors import UsageError
+from tasks.planning.forecast import with_forecast
 from tasks.planning.plan import Plan
 from tasks.planning.report import render
 from tasks.planning.spec import LoadedSpec
-from tasks.planning.states import MigrationState
+from tasks.planning.states import UNFINISHED, MigrationState
+from tasks.planning.today import Survey
 from tasks.secrecy import discreet
+from tasks.survey import foreseen
 
 OVER = {
     MigrationState.FINISHED: "it is finished.",
@@ -63,11 +66,15 @@ def _planned(migration: str, database: str | None) -> Planned | Outcome:
     with connect(target, role="plan") as connection:
         stored = Ledger(connection).migration(loaded.spec.name)
     loaded = with_its_files(loaded, target, stored)
-    return _register(loaded, make_plan(loaded, target, stored), target)
+    plan = make_plan(loaded, target, stored)
+    if plan.phases and (stored is None or stored.state not in UNFINISHED):
+        seen = foreseen(target, plan, say)
+        return _register(loaded, with_forecast(plan, seen.expected) if seen is not None else plan, target, seen)
+    return _register(loaded, plan, target, None)
 
 
-def _register(loaded: LoadedSpec, plan: Plan, target: Target) -> Planned | Outcome:
-    publish_markdown("plan", plan.name, render(plan))
+def _register(loaded: LoadedSpec, plan: Plan, target: Target, seen: Survey | None) -> Planned | Outcome:
+    publish_markdown("plan", plan.name, render(plan, seen))
     if plan.is_empty:
         return _nothing(plan.name, target.name, "no file is pending." if loaded.flyway else "the change is in place.")
     with connect(target, role="plan") as connection:

@@ -21,6 +21,9 @@ from tasks.planning.states import UNFINISHED
 from tasks.planning.today import Survey
 from tasks.queries import timings_now
 
+BRIEF_SECONDS = 1.0
+"""Between two looks at the counters, where somebody waits for the migration to begin. Sessions report once a second."""
+
 
 def surveyed(
     loaded: LoadedSpec, target: Target, plan: Plan, stored: MigrationRecord | None, say: Callable[[str], None]
@@ -34,6 +37,21 @@ def surveyed(
     except psycopg.OperationalError as error:
         why = f"the connection was lost (SQLSTATE {error.sqlstate})."
     say(f"The plan is without what is seen and foretold: {why}")
+    return None
+
+
+def foreseen(target: Target, plan: Plan, say: Callable[[str], None]) -> Survey | None:
+    """Look at the database of a plan that is about to run, and foretell it: a second or two, and three a large table.
+
+    The counters are looked at for a second only. None, with the reason said, where the look fails.
+    """
+    try:
+        return Survey(*survey(target, plan, sample_seconds=BRIEF_SECONDS))
+    except CannotConnect as error:
+        why = error.what
+    except psycopg.OperationalError as error:
+        why = f"the connection was lost (SQLSTATE {error.sqlstate})."
+    say(f"The plan's forecasts are built in, and not this database's: {why}")
     return None
 
 

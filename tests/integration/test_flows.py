@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tasks.database import oracle
 from tasks.database.connection import Target
 from tasks.database.runner import open_runner
 from tasks.planning.errors import UnknownMigration, UsageError, Waiting
@@ -15,6 +18,7 @@ from tasks.planning.windows import Window
 from tasks.standing import standing_of
 from tests.integration.notes import NAME, approve, attempts, columns, execute, make_plan, register, run, states
 from tests.integration.openings import open_for, shut
+from tests.integration.staging import written
 
 pytestmark = pytest.mark.usefixtures("prefect_here")
 
@@ -149,6 +153,37 @@ def test_how_wrong_the_forecast_was_is_told_and_kept(notes: Target) -> None:
     (told,) = [event.detail for event in standing_of(notes, NAME).events if event.kind == "forecast"]
     assert [(error["step"], error["verdict"]) for error in told["steps"]] == [(first.id, "quicker")]
     assert 0 < told["actual"] < 60
+
+
+def test_what_a_run_records_is_foretold_from_its_database(
+    database: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows are kept by these forecasts, and what they were wrong by is told at the end."""
+    from flows.expand_contract import expand_contract
+    from tasks import plan as planning
+
+    documents: list[str] = []
+    monkeypatch.setattr(planning, "publish_markdown", lambda _kind, _name, text: documents.append(text))
+    monkeypatch.setenv("LOCKSTEP_BIG_URL", database.conninfo)
+    execute(
+        database,
+        "CREATE TABLE big (id bigint PRIMARY KEY, n int NOT NULL);"
+        "INSERT INTO big SELECT i, i FROM generate_series(1, 20000) AS i; ANALYZE big",
+    )
+    spec = written(tmp_path, "an-index", "CREATE INDEX big_n ON big (n);")
+    built_in = [step.forecast for phase in oracle.plan(spec, database).phases for step in phase.steps]
+
+    outcome: Any = expand_contract(str(tmp_path / "an-index.yaml"), "big")
+    assert outcome.kind == "finished"
+
+    recorded = standing_of(database, "an-index").plan
+    foretold = [step.forecast for phase in recorded.phases for step in phase.steps]
+    assert [(item.work, item.rows) for item in foretold] == [(item.work, item.rows) for item in built_in]
+    assert foretold != built_in
+    assert "### As it is today" in documents[0]
+    # Another run goes on with what is recorded, and looks no more.
+    outcome = expand_contract("an-index", "big")
+    assert outcome.kind == "nothing"
 
 
 @pytest.mark.parametrize(
