@@ -123,3 +123,12 @@ def over(target: Target, name: str) -> None:
     with connect(target, role="test") as connection:
         for state in (MigrationState.RUNNING, MigrationState.FINISHED):
             Ledger(connection).set_state(name, state)
+
+
+def test_a_rehearsal_writes_the_rows_on_its_clone_only(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import plan as planning
+
+    monkeypatch.setenv("LOCKSTEP_PROJECT_URL", project.target.conninfo)
+    project.write_spec(RUN)
+    assert planning.show(str(project.spec), "project", None, "md", 1_000) == 0
+    assert rows(project.target, WRITTEN) == []

@@ -372,6 +372,12 @@ def test_the_lock_is_of_java_s_hash_of_the_quoted_name() -> None:
     assert lock_key(TableName("", "")) == 77431708279161 + (((34 * 31 + 34) * 31 + 46) * 31 + 34) * 31 + 34
 
 
+def test_a_folder_without_migrations_is_the_wrong_one(tmp_path: Path) -> None:
+    done = (row(1, "1", "a", "V1__a.sql", checksum("a")),)
+    with pytest.raises(SpecError, match="The folder has no migration of Flyway's"):
+        pending_sequence(read_folder(write(tmp_path, readme="a")), done, TableName("public", "h"), Settings())
+
+
 def test_a_file_that_is_switched_off_is_no_part_of_the_sequence(tmp_path: Path) -> None:
     folder = write(tmp_path, V1__a="a", V2__b="ALTER TABLE a ADD b int;", V3__c="DROP TABLE a;", R__d="SELECT 1;")
     for name in ("V3__c", "R__d"):

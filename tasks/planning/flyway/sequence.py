@@ -31,6 +31,11 @@ def pending_sequence(
     would stop the Flyway of the old application version, which starts with a folder that does not have them: that
     forgives only versions above all of its own.
     """
+    if not folder.migrations:
+        raise SpecError(
+            "The folder has no migration of Flyway's.",
+            remedy="Name the folder that Flyway's locations name. Files are called like V2__description.sql there.",
+        )
     judgement = judge(folder, rows, settings)
     _refuse_below(judgement)
     refuse(stops_migrate(judgement, settings))
