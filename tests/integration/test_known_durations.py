@@ -14,10 +14,12 @@ from psycopg.conninfo import make_conninfo
 
 from flows.cli import run_cli
 from tasks.database import foresight, kept_calibrations
+from tasks.database.catalog import snapshot
 from tasks.database.connection import Target, connect
 from tasks.database.foresight import earlier_runs, survey
 from tasks.database.kept_calibrations import keep, kept
 from tasks.database.ledger import Ledger
+from tasks.planning.names import TableName
 from tasks.planning.paces import Calibration
 from tests.integration.synthetic import NAME, READINGS, ask, create_readings, plan, register
 from tests.integration.test_foresight import carry_out, foretold
@@ -179,3 +181,27 @@ def test_only_the_latest_migrations_are_asked(readings: Target, monkeypatch: pyt
         assert {run.migration for run in earlier_runs(ledger)} == {NAME}
         monkeypatch.setattr(foresight, "MOST_MIGRATIONS", 1)
         assert earlier_runs(ledger) == ()
+
+
+def test_what_lies_in_toast_is_told_apart_and_only_a_rewrite_moves_it(
+    readings: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask(
+        readings,
+        "CREATE TABLE papers (id int PRIMARY KEY, number int, body text);"
+        "ALTER TABLE papers ALTER body SET STORAGE EXTERNAL;"
+        "INSERT INTO papers SELECT n, n, repeat('x', 8000) FROM generate_series(1, 4000) AS n",
+    )
+    ask(readings, "VACUUM ANALYZE papers")
+    with connect(readings, role="plan") as connection:
+        papers = snapshot(connection).table(TableName("public", "papers"))
+    assert papers is not None
+    assert papers.toast_bytes > 32_000_000
+    assert papers.bytes - papers.toast_bytes < 500_000
+    (tmp_path / "v2.sql").write_text(
+        "ALTER TABLE papers ALTER number TYPE bigint;\nALTER TABLE papers ADD CHECK (number > 0);\n"
+    )
+    found = paces(str(tmp_path / "v2.sql"), capsys)
+    # Four times the bytes in TOAST, at 20 MB a second; the scan reads none of them.
+    assert found["rewrite"]["worst"] > 4 * 32 / 20
+    assert found["scan"]["worst"] < 0.1
