@@ -43,6 +43,7 @@ def state(project: Project) -> MigrationState:
 def test_from_the_first_run_to_the_next_release(project: Project) -> None:
     outcome = run(project)
     assert outcome.kind == "waiting"
+    assert "A version with the files must not start before the phase switch is done: its Flyway" in outcome.what
     assert "lockstep approve release" in outcome.remedy
     assert project.starts(project.old) == 0
     assert project.pending() == list(NEW), "the new version must not start yet"

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from tasks.planning.flyway.versions import parse_version
 from tasks.planning.names import TableName
-from tasks.planning.plan import FlywayHistory, LockUse, Note, Phase, Plan, Step, Transaction
+from tasks.planning.plan import Approval, FlywayHistory, LockUse, Note, Phase, Plan, Step, Transaction
 
 _LOCK_BASE = 77431708279161
 _BUSY = "Flyway is migrating this database just now: run this again when it is done"
@@ -33,6 +33,7 @@ def with_rows(plan: Plan, history: FlywayHistory | None) -> Plan:
         update={
             "steps": (*phase.steps, _step(phase, history)),
             "application": f"{phase.application} {told}: its Flyway finds them applied.",
+            "approval": phase.approval and _not_yet(phase.approval, phase.name),
         }
     )
     return plan.model_copy(
@@ -46,6 +47,12 @@ def with_rows(plan: Plan, history: FlywayHistory | None) -> Plan:
 
 
 _ROWS_ONLY = "Nothing in the files changes anything"
+
+
+def _not_yet(approval: Approval, phase: str) -> Approval:
+    """Whoever says yes to a new version may start it at once, and its Flyway would be there before the rows."""
+    later = f"A version with the files must not start before the phase {phase} is done: its Flyway would run them."
+    return approval.model_copy(update={"question": f"{approval.question} {later}"})
 
 
 def _notes(history: FlywayHistory, phase: Phase) -> Iterator[Note]:
