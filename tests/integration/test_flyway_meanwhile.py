@@ -134,3 +134,27 @@ def test_who_has_the_history_locked_is_named(project: Project) -> None:
         with pytest.raises(LockNotAcquired, match="is locked by another session") as refused:
             journey.run("backfill")
         assert f"pid {session.info.backend_pid} (application holder" in refused.value.blockers[0]
+
+
+def test_a_session_that_is_killed_between_two_rows_leaves_all_of_them_or_none(project: Project) -> None:
+    journey = project.begun()
+    journey.go("backfill", "constrain")
+    execute(
+        project.target,
+        """
+        CREATE SEQUENCE tried;
+        CREATE FUNCTION killed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('tried') = 2 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER killed BEFORE INSERT ON flyway_schema_history FOR EACH ROW EXECUTE FUNCTION killed();
+        """,
+    )
+    journey.go("switch")
+    assert only(project.target, "SELECT last_value FROM tried") == 5, "two, and all three once more"
+    assert rows(project.target, WRITTEN) == ROWS
+    assert rows(project.target, "SELECT installed_rank FROM flyway_schema_history ORDER BY 1") == [
+        (number,) for number in range(1, 6)
+    ]
+    execute(project.target, "DROP TRIGGER killed ON flyway_schema_history")
+    assert project.starts(project.new) == project.starts(project.old) == 0
