@@ -8,11 +8,12 @@ from dataclasses import replace
 import psycopg
 
 from tasks.database.connection import Target
+from tasks.database.failures import connection_lost, described
 from tasks.database.foresight import survey
 from tasks.database.records import MigrationRecord
 from tasks.database.rehearsal import rehearse
 from tasks.lint import look_at
-from tasks.planning.errors import CannotConnect, UsageError
+from tasks.planning.errors import CannotConnect, LockstepError, UsageError
 from tasks.planning.findings.judging import Verdict
 from tasks.planning.plan import Plan
 from tasks.planning.script import script
@@ -32,27 +33,37 @@ def surveyed(
     say(f"Looking at {target.name} for some seconds: what is written, and who is in the way.")
     try:
         return Survey(*survey(target, plan), timings_now(target, plan), _as_written(loaded, target, stored))
-    except CannotConnect as error:
-        why = error.what
-    except psycopg.OperationalError as error:
-        why = f"the connection was lost (SQLSTATE {error.sqlstate})."
-    say(f"The plan is without what is seen and foretold: {why}")
+    except (CannotConnect, psycopg.Error) as error:
+        say(f"The plan is without what is seen and foretold: {_why(error)}")
     return None
 
 
 def foreseen(target: Target, plan: Plan, say: Callable[[str], None]) -> Survey | None:
     """Look at the database of a plan that is about to run, and foretell it: a second or two, and three a large table.
 
-    The counters are looked at for a second only. None, with the reason said, where the look fails.
+    The counters are looked at for a second only. None, with the reason said, where the look fails, however it does: a
+    migration can be carried out without a forecast.
     """
     try:
         return Survey(*survey(target, plan, sample_seconds=BRIEF_SECONDS))
-    except CannotConnect as error:
-        why = error.what
-    except psycopg.OperationalError as error:
-        why = f"the connection was lost (SQLSTATE {error.sqlstate})."
-    say(f"The plan's forecasts are built in, and not this database's: {why}")
+    except Exception as error:  # noqa: BLE001 - a full disk of this machine, a server that has no such function, …
+        say(f"The plan's forecasts are built in, and not this database's: {_why(error)}")
     return None
+
+
+def _why(error: Exception) -> str:
+    """Return why a look failed, without what a message of another's may hold."""
+    match error:
+        case LockstepError():
+            return error.what
+        case psycopg.Error() if connection_lost(error):
+            return f"the connection was lost (SQLSTATE {error.sqlstate})."
+        case psycopg.Error():
+            return f"{described(error)}."
+        case OSError():
+            return f"{error.strerror or type(error).__name__}."
+        case _:
+            return f"{type(error).__name__}."
 
 
 def _as_written(loaded: LoadedSpec, target: Target, stored: MigrationRecord | None) -> tuple[Verdict, ...] | None:

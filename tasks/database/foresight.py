@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg.rows import TupleRow
+from pydantic import ValidationError
 
 from tasks.database.calibration import SECONDS, calibrate, computing_ratio
 from tasks.database.clone import scratch_server
 from tasks.database.connection import Target, connect
-from tasks.database.failures import described
+from tasks.database.failures import connection_lost, described
 from tasks.database.hours import measured
 from tasks.database.kept_calibrations import keep, kept
 from tasks.database.ledger import Ledger
@@ -88,6 +89,12 @@ def _seen_runs(live: Connection) -> tuple[tuple[Run, ...], tuple[Unseen, ...]]:
         return earlier_runs(Ledger(live)), ()
     except MissingPrivilege as error:
         return (), (Unseen(what="earlier runs", why=error.what, remedy=error.remedy or ""),)
+    except psycopg.Error as error:
+        if connection_lost(error):
+            raise
+        return (), (Unseen(what="earlier runs", why=f"the ledger cannot be read: {described(error)}"),)
+    except ValidationError:
+        return (), (Unseen(what="earlier runs", why="the ledger has plans of another version of Lockstep"),)
 
 
 def remembered(live: Connection, catalog: Catalog) -> Paces:

@@ -18,6 +18,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from pydantic import TypeAdapter, ValidationError
 
+from tasks.database.failures import connection_lost
 from tasks.database.queries import queries
 from tasks.planning.names import TableName
 from tasks.planning.paces import Calibration
@@ -72,9 +73,14 @@ def _read(file: Path) -> tuple[Calibration, ...]:
 def _file_of(live: Connection) -> Path:
     """One file a database: by the server's own number, and by where it is, since a copy has the same number."""
     number = ""
-    with contextlib.suppress(psycopg.errors.InsufficientPrivilege), live.transaction():
-        row = live.execute(_SQL["identity"]).fetchone()
-        number = row[0] if row is not None else ""
+    try:
+        with live.transaction():
+            row = live.execute(_SQL["identity"]).fetchone()
+            number = row[0] if row is not None else ""
+    except psycopg.Error as error:
+        # The role may not ask, or the server has no such function (Aurora's says so by 0A000).
+        if connection_lost(error):
+            raise
     place = f"{number} {live.info.host} {live.info.port} {live.info.dbname}"
     name = hashlib.sha256(place.encode()).hexdigest()[:32]
     return platformdirs.user_data_path("lockstep") / "calibrations" / f"{name}.json"

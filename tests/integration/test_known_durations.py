@@ -21,6 +21,7 @@ from tasks.database.kept_calibrations import keep, kept
 from tasks.database.ledger import Ledger
 from tasks.planning.names import TableName
 from tasks.planning.paces import Calibration
+from tasks.survey import foreseen
 from tests.integration.synthetic import NAME, READINGS, ask, create_readings, plan, register
 from tests.integration.test_foresight import carry_out, foretold
 
@@ -153,6 +154,35 @@ def test_a_role_that_may_not_ask_for_the_server_finds_its_own(readings: Target) 
         assert len(of(shy)) == 1
     finally:
         ask(readings, f"DROP ROLE {name}")
+
+
+def test_a_server_that_has_no_such_number_finds_its_own(readings: Target) -> None:
+    """As Aurora, which refuses the function: neither lint nor a run may end by that."""
+    ask(readings, "ALTER FUNCTION pg_catalog.pg_control_system() RENAME TO pg_control_system_elsewhere")
+    with connect(readings, role="test") as live:
+        keep(live, [CALIBRATION])
+        assert [found.table for found in kept(live, {READINGS: WIDTH})] == [READINGS]
+
+
+def test_a_ledger_of_another_version_is_said(readings: Target, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    one = plan(name="another")
+    register(readings, one)
+    ask(readings, "UPDATE lockstep.migration SET plan = plan - 'phases'")
+    assert "Durations are told without earlier runs: the ledger has plans of another version" in text(file, capsys)
+    told: list[str] = []
+    assert foreseen(readings, one, told.append) is not None
+    ask(readings, "ALTER TABLE lockstep.migration RENAME COLUMN plan TO content")
+    assert foreseen(readings, one, told.append) is not None
+    assert told == []
+
+
+def test_a_run_begins_though_nothing_can_be_foretold(readings: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scratch server's folder cannot be had: a full disk, another user's."""
+    one, told = plan(name="another"), list[str]()
+    monkeypatch.setenv("XDG_DATA_HOME", "/proc/none")
+    assert foreseen(readings, one, told.append) is None
+    assert len(told) == 1
+    assert "forecasts are built in" in told[0]
 
 
 def test_a_ledger_that_may_not_be_read_is_said(readings: Target, file: str, capsys: pytest.CaptureFixture[str]) -> None:
