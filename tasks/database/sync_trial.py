@@ -68,7 +68,12 @@ def _bare(connection: Connection, table: Table, mapped: set[str]) -> None:
         if constraint.kind == "foreign_key" or (
             constraint.kind != "not_null" and not set(constraint.columns) <= concerned
         ):
-            _alter(connection, table, sql.SQL("DROP CONSTRAINT {} CASCADE").format(sql.Identifier(constraint.name)))
+            # A key takes the foreign keys of its own table with it.
+            _alter(
+                connection,
+                table,
+                sql.SQL("DROP CONSTRAINT IF EXISTS {} CASCADE").format(sql.Identifier(constraint.name)),
+            )
     for column in table.columns:
         if column.not_null and not column.identity and column.name not in concerned:
             _alter(connection, table, sql.SQL("ALTER {} DROP NOT NULL").format(sql.Identifier(column.name)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 import pytest
 
@@ -16,7 +18,7 @@ from tasks.planning.names import TableName
 from tasks.planning.plan import Plan
 from tasks.planning.spec import load
 from tests.acceptance.harness import execute, query
-from tests.integration.staging import PHASES, carry_out
+from tests.integration.staging import PHASES, carry_out, planned, written
 
 INTAKE = TableName("public", "water_intake")
 FAULTS = {
@@ -100,3 +102,10 @@ def test_a_broken_way_down_is_found_after_the_switch(drink_water: Target, plan: 
         pytest.raises(Unsupported, match=r"write of the new application version .* fails .*whole"),
     ):
         try_writes(plan, connection, target, after="switch")
+
+
+def test_a_table_that_references_itself_is_tried_too(database: Target, tmp_path: Path) -> None:
+    """Its primary key, which comes first by name, takes the foreign key with it."""
+    schema = "CREATE TABLE item (id int PRIMARY KEY, up int REFERENCES item, n int)"
+    plan = planned(database, schema, written(tmp_path, "wider", "ALTER TABLE item ALTER COLUMN n TYPE bigint"))
+    assert [phase.name for phase in plan.phases] == list(PHASES)
