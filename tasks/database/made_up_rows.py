@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -40,16 +43,26 @@ GOOD_SHARE, LEAST_SHARE = 0.9, 0.02
 LOCK_TIMEOUT_MS = 1_000
 PROBE_TIMEOUT_MS = 10_000
 FILL_TIMEOUT_MS = 300_000
+FILL_SECONDS = 300
+"""Of one table: rows of which next to none is taken are not made up for ever."""
 
+_INDEX_HEAD = re.compile(r"^CREATE UNIQUE INDEX (?:\"(?:[^\"]|\"\")+\"|[^\s\"]+) (?=ON )")
+_LOUD: Mapping[str, LiteralString] = {"A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}
 _SQL = queries("made_up_rows")
 
 
-def column_shapes(live: Connection) -> Shapes:
-    """Return what is known of every column's values but the values; nothing of what the role may not see."""
-    with live.transaction(), live.cursor(row_factory=dict_row) as cursor:
+def column_shapes(live: Connection, plan: Plan, before: Catalog, after: Catalog) -> Shapes:
+    """Return what is known, of the columns of what `fill` fills, but the values; nothing that the role may not see.
+
+    Nothing of all, too, where the server does not tell it in time. Raises psycopg's errors of a lost connection only.
+    """
+    names = sorted(_demanded(plan, before, after))
+    values = {"schemas": [name.schema for name in names], "tables": [name.name for name in names]}
+    rows: list[dict[str, Any]] = []
+    with _refused(live), live.transaction(), live.cursor(row_factory=dict_row) as cursor:
         live.execute("SET TRANSACTION READ ONLY")
         limits(live, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=PROBE_TIMEOUT_MS)
-        rows = cursor.execute(_SQL["statistics"]).fetchall()
+        rows = cursor.execute(_SQL["statistics"], values).fetchall()
     return {
         (TableName(row["schema"], row["table_name"]), row["column_name"]): Shape(
             row["width"], row["nulls"], row["distinct_values"]
@@ -67,7 +80,7 @@ def fill(
     ``after`` is the catalog that the change leads to. Raises psycopg's errors of a lost connection only.
     """
     session_limits(clone, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=FILL_TIMEOUT_MS)
-    # No trigger, rule or foreign key of the user's acts: the rows are what they would have let in.
+    # No trigger or foreign key of the user's acts: the rows are what they would have let in.
     clone.execute("SET session_replication_role = replica")
     tables = _in_order(_demanded(plan, before, after))
     live = {demands.table.name: _live_rows(facts, demands.table) for demands in tables}
@@ -77,10 +90,14 @@ def fill(
     for demands in tables:
         name = demands.table.name
         wanted = min(most, max(LEAST_ROWS, math.ceil(live[name] * share)))
-        rows, why = _Filling(clone, demands, shapes, wanted, filled).fill()
+        with _silenced(clone, demands.table):
+            rows, why = _Filling(clone, demands, shapes, wanted, filled).fill()
         filled[name] = RehearsedTable(table=name, live_rows=live[name], rows=rows, why=why)
     clone.execute("RESET session_replication_role")
-    clone.execute("ANALYZE")
+    for name in filled:
+        # It computes what indexes and statistics are over, which the user's functions may refuse.
+        with _refused(clone):
+            clone.execute(sql.SQL("ANALYZE {}").format(name.identifier))
     return tuple(filled[name] for name in sorted(filled))
 
 
@@ -118,6 +135,14 @@ def _referenced(demands: Demands) -> frozenset[TableName]:
     return frozenset(name for name in found if name is not None and name != demands.table.name)
 
 
+@dataclass(frozen=True)
+class _Domain:
+    """What a column's type demands, where it is a domain."""
+
+    not_null: bool
+    checks: tuple[str, ...]
+
+
 @dataclass
 class _Filling:
     """One table of the clone that is to be filled with ``wanted`` rows; ``filled`` are those before it."""
@@ -127,7 +152,7 @@ class _Filling:
     shapes: Shapes
     wanted: int
     filled: Mapping[TableName, RehearsedTable]
-    _domain_checks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _of_domain: dict[str, _Domain] = field(default_factory=dict)
 
     def fill(self) -> tuple[int, str]:
         """Return how many rows the table has, and why it has none or fewer."""
@@ -150,19 +175,21 @@ class _Filling:
     @contextmanager
     def _unique_as_later(self) -> Iterator[None]:
         """Let no two rows be the same where the new shape allows none; the indexes for it are gone at the end."""
-        made = []
-        for number, columns in enumerate(sorted(self.demands.unique_later, key=sorted)):
-            made.append(sql.Identifier(self.table.name.schema, f"lockstep_made_up_{number}"))
-            self.clone.execute(
-                sql.SQL("CREATE UNIQUE INDEX {} ON {} ({})").format(
-                    sql.Identifier(f"lockstep_made_up_{number}"),
-                    self.table.name.identifier,
-                    sql.SQL(", ").join(map(sql.Identifier, sorted(columns))),
+        names = [f"lockstep_made_up_{number}" for number in range(len(self.demands.unique_later))]
+        try:
+            for name, index in zip(names, self.demands.unique_later, strict=True):
+                # Its own name may be that of an index that the change drops.
+                of_table = _INDEX_HEAD.sub("", index.definition, count=1)
+                self.clone.execute(
+                    sql.SQL("CREATE UNIQUE INDEX {} {}").format(sql.Identifier(name), verbatim(of_table))
                 )
-            )
-        yield
-        for index in made:
-            self.clone.execute(sql.SQL("DROP INDEX {}").format(index))
+            yield
+        finally:
+            if not self.clone.closed:
+                for name in names:
+                    self.clone.execute(
+                        sql.SQL("DROP INDEX IF EXISTS {}").format(sql.Identifier(self.table.name.schema, name))
+                    )
 
     @property
     def table(self) -> Table:
@@ -192,8 +219,8 @@ class _Filling:
             self._shape(column.name),
             rows=self.wanted,
             unique=frozenset({column.name}) in self.demands.unique,
-            nullable=not self.demands.is_not_null(column),
-            named=(*self.demands.naming(column.name), *self._domain_checks[column.type]),
+            nullable=not self.demands.is_not_null(column) and not self._of_domain[column.type].not_null,
+            named=(*self.demands.naming(column.name), *self._of_domain[column.type].checks),
         )
 
     def _shape(self, column: str) -> Shape:
@@ -201,8 +228,8 @@ class _Filling:
 
     def _type(self, name: str) -> ColumnType:
         row = self.clone.execute(_SQL["type"], {"type": name}).fetchone()
-        base, labels, is_domain, checks = row if row is not None else (name, [], False, [])
-        self._domain_checks[name] = tuple(checks)
+        base, labels, is_domain, not_null, checks = row if row is not None else (name, [], False, False, [])
+        self._of_domain[name] = _Domain(bool(not_null), tuple(checks))
         # The type's own name has the modifier, of which a domain has none.
         return ColumnType(name, base if is_domain else name, tuple(labels))
 
@@ -254,14 +281,15 @@ class _Filling:
     # -------------------------------------------------------------------------------------------- writing
 
     def _insert(self, chosen: Mapping[str, sql.Composed]) -> int:
-        values, joins = self._referring(chosen)
+        values, joins, found = self._referring(chosen)
         columns = sql.SQL(", ").join(map(sql.Identifier, values))
-        conditions = tuple(item for item in self.demands.conditions() if item.columns <= values.keys())
+        conditions = tuple(item for item in (*self.demands.conditions(), *found) if item.columns <= values.keys())
         # A constraint that is checked late cannot be asked before the row is written.
-        late = any(item.deferrable for item in self.table.constraints)
+        late = any(item.deferrable and item.kind != "foreign_key" for item in self.table.constraints)
         rows, first, written = 0, 1, 1
+        until = time.monotonic() + FILL_SECONDS
         # Some are refused: what is missing is made up from further numbers, for as long as that leads anywhere.
-        while rows < self.wanted and written:
+        while rows < self.wanted and written and time.monotonic() < until:
             most = min(CHUNK, self.wanted - rows)
             last = first + 2 * most + 100
             written = self.clone.execute(
@@ -278,52 +306,108 @@ class _Filling:
             rows, first = rows + written, last + 1
         return rows
 
-    def _referring(self, chosen: Mapping[str, sql.Composed]) -> tuple[Mapping[str, sql.Composable], sql.Composed]:
-        """Return the values with those that reference rows taken from there, and the joins that this needs."""
+    def _referring(
+        self, chosen: Mapping[str, sql.Composed]
+    ) -> tuple[Mapping[str, sql.Composable], sql.Composed, Sequence[Condition]]:
+        """Return the values with those that reference rows taken from there, the joins for it, and what must be found.
+
+        Raises _NoneFits where a column must reference a row, and there is none.
+        """
         joins: list[sql.Composable] = []
         taken: set[str] = set()
         values: dict[str, sql.Composable] = dict(chosen)
-        for number, key in enumerate(self.demands.foreign_keys):
-            if taken & set(key.columns) or key.references is None:
+        # First those over most columns: what they reference references what shorter ones over the same columns do.
+        keys = sorted(self.demands.foreign_keys, key=lambda key: (key.references == self.table.name, -len(key.columns)))
+        for number, key in enumerate(keys):
+            free = [name for name in key.columns if name in values and name not in taken]
+            if key.references is None or not free:
                 continue
             parent = self.filled.get(key.references)
             if parent is None or not parent.rows:
                 # Itself, a table of a circle, or one that stayed empty.
-                values.update({name: self._without_parent(name, key) for name in key.columns if name in values})
+                values.update(self._without_parent(free, key, key.references, values))
                 continue
-            taken.update(key.columns)
             alias = sql.Identifier(f"parent_{number}")
-            joins.append(self._join(key, key.references, alias, parent.rows))
+            joins.append(self._join(key, key.references, alias, parent.rows, {c: values[c] for c in taken}))
             for column, referenced in zip(key.columns, key.referenced_columns, strict=True):
-                values[column] = sql.SQL("{}.{}").format(alias, sql.Identifier(referenced))
-        return values, sql.SQL("").join(joins)
+                if column in free:
+                    values[column] = sql.SQL("{}.{}").format(alias, sql.Identifier(referenced))
+            taken.update(key.columns)
+        needed = [column.name for column in self.demands.written if self.demands.is_not_null(column)]
+        found = [
+            Condition(frozenset({name}), sql.SQL("{} IS NOT NULL").format(sql.Identifier(name)))
+            for name in needed
+            if name in taken
+        ]
+        return values, sql.SQL("").join(joins), found
 
-    def _without_parent(self, name: str, key: Constraint) -> sql.Composable:
-        column = self.table.column(name)
-        if column is None:
-            raise LookupError(f"{self.table.name} has no column {name}")
-        itself = column.not_null and key.references == self.table.name
-        return sql.SQL("{}::{}").format(ROW if itself else sql.SQL("NULL"), verbatim(column.type))
+    def _without_parent(
+        self, free: Sequence[str], key: Constraint, references: TableName, values: Mapping[str, sql.Composable]
+    ) -> Mapping[str, sql.Composable]:
+        """Return values that reference nothing, or else, in a table that references itself, the row itself."""
+        columns = [column for name in free if (column := self.table.column(name)) is not None]
+        nullable = [column for column in columns if not self.demands.is_not_null(column)]
+        if nullable:
+            return {column.name: sql.SQL("NULL::{}").format(verbatim(column.type)) for column in nullable}
+        referenced = dict(zip(key.columns, key.referenced_columns, strict=True))
+        if references == self.table.name and all(referenced[name] in values for name in free):
+            return {name: values[referenced[name]] for name in free}
+        raise _NoneFits(f"{', '.join(map(display, free))} must reference a row of {references}, which has none here")
 
-    def _join(self, key: Constraint, parent: TableName, alias: sql.Identifier, rows: int) -> sql.Composed:
-        """Number the rows that are referenced, and return the join by which each made-up row finds one."""
-        numbered = sql.Identifier(f"lockstep_keys_{key.oid}")
-        self.clone.execute(sql.SQL("DROP TABLE IF EXISTS pg_temp.{}").format(numbered))
+    def _join(
+        self,
+        key: Constraint,
+        parent: TableName,
+        alias: sql.Identifier,
+        rows: int,
+        taken: Mapping[str, sql.Composable],
+    ) -> sql.Composed:
+        """Number the rows that are referenced, and return the join by which each made-up row finds one.
+
+        ``taken`` are values of the row that are decided: with those the referenced row has to agree.
+        """
+        numbered = sql.Identifier("pg_temp", f"lockstep_keys_{key.oid}")
+        shared = {
+            referenced: taken[name]
+            for name, referenced in zip(key.columns, key.referenced_columns, strict=True)
+            if name in taken
+        }
+        among = sql.SQL(", ").join(map(sql.Identifier, shared))
+        self.clone.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(numbered))
         self.clone.execute(
-            sql.SQL("CREATE TEMP TABLE {} AS SELECT pg_catalog.row_number() OVER () AS n, {} FROM {}").format(
-                numbered, sql.SQL(", ").join(map(sql.Identifier, key.referenced_columns)), parent.identifier
+            sql.SQL("CREATE TEMP TABLE {} AS SELECT pg_catalog.row_number() OVER ({}) AS n, {} FROM {}").format(
+                sql.Identifier(f"lockstep_keys_{key.oid}"),
+                sql.SQL("PARTITION BY {}").format(among) if shared else sql.SQL(""),
+                sql.SQL(", ").join(map(sql.Identifier, key.referenced_columns)),
+                parent.identifier,
             )
         )
-        self.clone.execute(sql.SQL("CREATE UNIQUE INDEX ON pg_temp.{} (n)").format(numbered))
-        alone = any(columns <= set(key.columns) for columns in self.demands.unique)
+        self.clone.execute(
+            sql.SQL("CREATE INDEX ON {} ({})").format(
+                numbered, sql.SQL(", ").join([*map(sql.Identifier, shared), sql.Identifier("n")])
+            )
+        )
+        self.clone.execute(sql.SQL("ANALYZE {}").format(numbered))
+        same = sql.SQL(" AND ").join(
+            [
+                sql.SQL("true"),
+                *(sql.SQL("k.{} = {}").format(sql.Identifier(name), value) for name, value in shared.items()),
+            ]
+        )
+        many: sql.Composable = sql.Literal(rows)
+        if shared:
+            many = sql.SQL("(SELECT max(k.n) FROM {} AS k WHERE {})").format(numbered, same)
+        alone = not shared and any(columns <= set(key.columns) for columns in self.demands.unique)
         number = ROW if alone else sql.SQL("(pg_catalog.hashint8(made.i)::bigint & 2147483647)")
-        found = sql.SQL("{}.n = 1 + {} % {}").format(alias, number, sql.Literal(rows))
+        found = sql.SQL("k.n = 1 + {} % {} AND {}").format(number, many, same)
         columns = [column for name in key.columns if (column := self.table.column(name)) is not None]
-        if not any(self.demands.is_not_null(column) for column in columns):
+        if not any(self.demands.is_not_null(column) for column in columns if column.name not in taken):
             # As many rows as live reference nothing.
             nulls = round(1000 * (self._shape(key.columns[0]).nulls or 0.0))
             found = sql.SQL("(made.i * 7919) % 1000 >= {} AND {}").format(sql.Literal(nulls), found)
-        return sql.SQL(" LEFT JOIN pg_temp.{} AS {} ON {}").format(numbered, alias, found)
+        return sql.SQL(" LEFT JOIN LATERAL (SELECT k.* FROM {} AS k WHERE {}) AS {} ON true").format(
+            numbered, found, alias
+        )
 
     def _count(self) -> int:
         row = self.clone.execute(sql.SQL("SELECT count(*) FROM {}").format(self.table.name.identifier)).fetchone()
@@ -333,16 +417,41 @@ class _Filling:
         """Let the sequences of its columns go on behind the made-up numbers."""
         name = self.table.name.identifier
         for column, sequence in self.clone.execute(_SQL["sequences"], {"table": name.as_string(self.clone)}).fetchall():
-            self.clone.execute(
-                sql.SQL("SELECT pg_catalog.setval(%s::regclass, greatest(1, max({})::bigint)) FROM {}").format(
-                    sql.Identifier(column), name
-                ),
-                (sequence,),
-            )
+            # Some have no such number: the column is a text, or the sequence goes down, or not so far.
+            with _refused(self.clone):
+                self.clone.execute(
+                    sql.SQL("SELECT pg_catalog.setval(%s::regclass, greatest(1, max({})::bigint)) FROM {}").format(
+                        sql.Identifier(column), name
+                    ),
+                    (sequence,),
+                )
 
 
 class _NoneFits(Exception):
     """No made-up row fits; the text says of what."""
+
+
+@contextmanager
+def _silenced(clone: Connection, table: Table) -> Iterator[None]:
+    """Switch off the triggers that act for replicas too, which is what the session is."""
+    loud = [item for item in table.triggers if item.enabled in _LOUD]
+    command = sql.SQL("ALTER TABLE {} {} TRIGGER {}")
+    for item in loud:
+        clone.execute(command.format(table.name.identifier, sql.SQL("DISABLE"), sql.Identifier(item.name)))
+    yield
+    for item in loud:
+        mode = sql.SQL(_LOUD[item.enabled])
+        clone.execute(command.format(table.name.identifier, mode, sql.Identifier(item.name)))
+
+
+@contextmanager
+def _refused(clone: Connection) -> Iterator[None]:
+    """Go on where the server refuses a statement that the rehearsal can do without."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if clone.closed or error.sqlstate is None:
+            raise
 
 
 def _connected(options: Mapping[str, object], conditions: Sequence[Condition]) -> tuple[frozenset[str], ...]:

@@ -35,9 +35,17 @@ from tasks.planning.catalog import Catalog, Table
 from tasks.planning.errors import LockstepError, Unsupported
 from tasks.planning.live import LiveFacts
 from tasks.planning.names import TableName
-from tasks.planning.paces import table_of, work_of
-from tasks.planning.plan import IN_BATCHES, BuildIndex, Gate, Irreversible, Phase, Plan, Reindex, Step
-from tasks.planning.rehearsal import HeldLock, Rehearsal, RehearsedPhase, RehearsedStep, RehearsedTable, longest
+from tasks.planning.paces import table_of, undoing, work_of
+from tasks.planning.plan import Gate, Irreversible, Phase, Plan, Step
+from tasks.planning.rehearsal import (
+    HeldLock,
+    Rehearsal,
+    RehearsedPhase,
+    RehearsedStep,
+    RehearsedTable,
+    greatest,
+    longest,
+)
 from tasks.planning.states import MigrationState, StepState
 from tasks.planning.throttle import Limits
 
@@ -64,7 +72,7 @@ def rehearse(plan: Plan, target: Target, facts: LiveFacts, *, rows: int = ROWS) 
         with SchemaClone(target, place) as clone:
             after = _carried_out(clone.fresh(), _freed(plan))
             with connect(target, role="plan") as live:
-                shapes = column_shapes(live)
+                shapes = column_shapes(live, plan, clone.live, after)
                 stage = clone.fresh()
                 with connect(stage, role="rehearsal", settings=plan.settings) as session:
                     ratio = computing_ratio(live, session)
@@ -129,9 +137,9 @@ class _Rehearsing:
                     phase=phase.name,
                     steps=steps[phase.name],
                     gates=gates.get(phase.name, 0.0),
-                    gates_factor=self._largest_factor(),
+                    gates_factor=self._factor(*self.plan.tables),
                     undo=undone.get(phase.name),
-                    undo_factor=max((self._undo_factor(step) for step in phase.steps), default=1.0),
+                    undo_factor=greatest(self._undo_factor(step) for step in phase.steps),
                 )
                 for phase in self.plan.phases
                 if phase.name in steps
@@ -233,17 +241,14 @@ class _Rehearsing:
 
     # -------------------------------------------------------------------------------------------- to the live size
 
-    def _factor(self, name: TableName | None) -> float:
-        return next((item.factor for item in self.tables if item.table == name), 1.0)
+    def _factor(self, *names: TableName | None) -> float | None:
+        return greatest(item.factor for item in self.tables if item.table in names)
 
-    def _largest_factor(self) -> float:
-        return max((item.factor for item in self.tables if item.table in self.plan.tables), default=1.0)
-
-    def _undo_factor(self, step: Step) -> float:
+    def _undo_factor(self, step: Step) -> float | None:
         if isinstance(step.undo, Irreversible):
             return 1.0
-        works = any(isinstance(action, (*IN_BATCHES, BuildIndex, Reindex)) for action in step.undo)
-        return self._factor(table_of(step)) if works else 1.0
+        works = [work for action in step.undo if (work := undoing(step, action)) is not None]
+        return self._factor(*(table for _, tables in works for table in tables))
 
 
 def _reversible(plan: Plan) -> Iterator[Phase]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from tasks.planning.catalog import Column, Constraint, Table
+from tasks.planning.catalog import Column, Constraint, Index, Table
 from tasks.planning.names import verbatim
 from tasks.planning.plan import DeleteRows, Plan, UpdateRows
 from tasks.planning.strategies.expand_contract.contribution import check_expression
@@ -71,12 +71,16 @@ class Demands:
         )
 
     @property
-    def unique_later(self) -> frozenset[frozenset[str]]:
-        """Those of `unique` that only the new shape has, over columns that stay as they are."""
+    def unique_later(self) -> tuple[Index, ...]:
+        """The unique indexes that only the new shape has, over columns that stay as they are."""
         mapped = {old for made in self._made.values() for old in made.old} | self._made.keys()
         kept = {column.name for column in self.table.columns} - mapped
-        now = Demands(self.plan, self.table, None).unique
-        return frozenset(columns for columns in self.unique - now if columns <= kept)
+        now = {index.definition for index in self.table.indexes}
+        return tuple(
+            index
+            for index in (self.goal.indexes if self.goal is not None else ())
+            if index.unique and index.definition not in now and set(index.columns) <= kept
+        )
 
     def is_not_null(self, column: Column) -> bool:
         """Whether the column must have a value now, or has to when the change is there."""

@@ -11,6 +11,10 @@ from tasks.planning.names import TableName
 from tasks.planning.plan import LockMode, Part
 from tasks.planning.wording import counted, duration
 
+FEW_ROWS, MANY_TIMES = 1_000, 10
+"""Of fewer rows than these, where more were wanted, the time is that of a statement on next to nothing, and no row's:
+so many times as many take another one."""
+
 
 class RehearsedTable(Part):
     """A table of the clone: ``rows`` that were made up for the ``live_rows``; ``why`` there are none, or not enough."""
@@ -21,8 +25,11 @@ class RehearsedTable(Part):
     why: str = ""
 
     @property
-    def factor(self) -> float:
-        """How many times as many rows the live table has; 1 where it has fewer."""
+    def factor(self) -> float | None:
+        """How many times as many rows the live table has; 1 where it has fewer, None where too few were made up."""
+        few = self.rows < FEW_ROWS and self.live_rows > MANY_TIMES * self.rows
+        if self.why and (few or not self.rows):
+            return None
         return max(1.0, self.live_rows / self.rows) if self.rows else 1.0
 
 
@@ -35,28 +42,31 @@ class HeldLock(Part):
 
 
 class RehearsedStep(Part):
-    """A step that was carried out; ``factor`` is what its time is multiplied by for the live table's rows."""
+    """A step that was carried out; ``factor`` is what its time is multiplied by for the live table's rows.
+
+    It is None where the table has next to no made-up rows: how long the step takes on the live ones is not known.
+    """
 
     phase: str
     step: str
     title: str
     seconds: float
-    factor: float = 1.0
+    factor: float | None = 1.0
     locks: tuple[HeldLock, ...] = ()
 
 
 class RehearsedPhase(Part):
     """A phase. ``gates`` are the seconds of its checks; ``undo`` those of taking it back, None where nothing does.
 
-    The factors are those of the rows that each works on, on the live tables.
+    The factors are those of the rows that each works on, on the live tables; None where one of them is not known.
     """
 
     phase: str
     steps: tuple[RehearsedStep, ...]
     gates: float = 0.0
-    gates_factor: float = 1.0
+    gates_factor: float | None = 1.0
     undo: float | None = None
-    undo_factor: float = 1.0
+    undo_factor: float | None = 1.0
 
 
 class Rehearsal(Part):
@@ -74,9 +84,9 @@ class Rehearsal(Part):
     """Whether every phase before the point of no return was taken back, and every row was then as before."""
     failure: str = ""
 
-    def live_seconds(self, seconds: float, factor: float) -> float:
-        """Return what was measured here, on the live server and its rows."""
-        return seconds * factor / (self.ratio or 1.0)
+    def live_seconds(self, seconds: float, factor: float | None) -> float | None:
+        """Return what was measured here, on the live server and its rows; None where the factor is not known."""
+        return None if factor is None else seconds * factor / (self.ratio or 1.0)
 
     @property
     def locks(self) -> tuple[HeldLock, ...]:
@@ -104,11 +114,23 @@ def phase_rows(rehearsal: Rehearsal) -> Iterator[tuple[str, ...]]:
     """Yield a row of text for each phase: steps, gates, undo; each as measured and, extrapolated, on the live rows."""
     for phase in rehearsal.phases:
         steps = sum(step.seconds for step in phase.steps)
-        live = sum(rehearsal.live_seconds(step.seconds, step.factor) for step in phase.steps)
-        gates = (phase.gates, rehearsal.live_seconds(phase.gates, phase.gates_factor))
-        undo = (phase.undo, rehearsal.live_seconds(phase.undo, phase.undo_factor)) if phase.undo is not None else ()
-        back = tuple(map(duration, undo)) or ("not taken back", "")
-        yield (phase.phase, duration(steps), duration(live), *map(duration, gates), *back)
+        each = [rehearsal.live_seconds(step.seconds, step.factor) for step in phase.steps]
+        live = None if None in each else sum(seconds for seconds in each if seconds is not None)
+        gates = rehearsal.live_seconds(phase.gates, phase.gates_factor)
+        back = ("not taken back", "")
+        if phase.undo is not None:
+            back = duration(phase.undo), _told(rehearsal.live_seconds(phase.undo, phase.undo_factor))
+        yield (phase.phase, duration(steps), _told(live), duration(phase.gates), _told(gates), *back)
+
+
+def _told(seconds: float | None) -> str:
+    return "not known" if seconds is None else duration(seconds)
+
+
+def greatest(factors: Iterable[float | None]) -> float | None:
+    """Return the greatest factor, 1 of none; None where one is not known."""
+    known = tuple(factors)
+    return None if None in known else max((factor for factor in known if factor is not None), default=1.0)
 
 
 def told(rehearsal: Rehearsal) -> str:

@@ -5,23 +5,24 @@
 SELECT s.schemaname::text AS schema, s.tablename::text AS table_name, s.attname::text AS column_name,
        s.avg_width::float8 AS width, s.null_frac::float8 AS nulls, s.n_distinct::float8 AS distinct_values
   FROM pg_catalog.pg_stats AS s
- WHERE s.schemaname NOT IN ('pg_catalog', 'information_schema', 'lockstep') AND NOT s.inherited
+ WHERE NOT s.inherited
+   AND (s.schemaname, s.tablename) IN (SELECT * FROM unnest(%(schemas)s::name[], %(tables)s::name[]))
 
 -- name: type
 SELECT pg_catalog.format_type(coalesce(d.base, t.oid), coalesce(d.modifier, -1)) AS base,
        ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum AS e WHERE e.enumtypid = coalesce(d.base, t.oid)
               ORDER BY e.enumsortorder) AS labels,
-       t.typtype = 'd' AS is_domain,
+       t.typtype = 'd' AS is_domain, t.typnotnull OR coalesce(d.not_null, false) AS not_null,
        ARRAY(SELECT pg_catalog.pg_get_constraintdef(c.oid) FROM pg_catalog.pg_constraint AS c WHERE c.contypid = t.oid)
            AS checks
   FROM pg_catalog.pg_type AS t
   LEFT JOIN LATERAL (
     WITH RECURSIVE down AS (
-        SELECT t.typbasetype AS base, t.typtypmod AS modifier, 1 AS depth WHERE t.typtype = 'd'
+        SELECT t.typbasetype AS base, t.typtypmod AS modifier, t.typnotnull AS not_null, 1 AS depth WHERE t.typtype = 'd'
         UNION ALL
-        SELECT n.typbasetype, n.typtypmod, depth + 1
+        SELECT n.typbasetype, n.typtypmod, down.not_null OR n.typnotnull, depth + 1
           FROM down JOIN pg_catalog.pg_type AS n ON n.oid = down.base WHERE n.typtype = 'd'
-    ) SELECT base, modifier FROM down ORDER BY depth DESC LIMIT 1
+    ) SELECT base, modifier, not_null FROM down ORDER BY depth DESC LIMIT 1
   ) AS d ON true
  WHERE t.oid = pg_catalog.to_regtype(%(type)s)
 
