@@ -69,15 +69,19 @@ def rehearse(plan: Plan, target: Target, facts: LiveFacts, *, rows: int = ROWS) 
                 "a rehearsal, because this schema needs an extension or a collation that only the live server has",
                 instead="Restore a schema dump on a server that is there for tests, and plan with --rehearse there.",
             )
+        server = f"PostgreSQL {place.major}"
         with SchemaClone(target, place) as clone:
-            after = _carried_out(clone.fresh(), _freed(plan))
+            try:
+                after = _carried_out(clone.fresh(), _freed(plan))
+            except (LockstepError, psycopg.Error) as error:
+                return Rehearsal(server=server, tables=(), failure=f"without any row, too: {_failure(error)}")
             with connect(target, role="plan") as live:
                 shapes = column_shapes(live, plan, clone.live, after)
                 stage = clone.fresh()
                 with connect(stage, role="rehearsal", settings=plan.settings) as session:
                     ratio = computing_ratio(live, session)
                     tables = fill(session, plan, clone.live, after, facts, shapes, most=rows)
-            return _Rehearsing(_freed(plan), stage, tables, clone.live).whole(f"PostgreSQL {place.major}", ratio)
+            return _Rehearsing(_freed(plan), stage, tables, clone.live).whole(server, ratio)
 
 
 def _freed(plan: Plan) -> Plan:
@@ -99,6 +103,10 @@ def _carried_out(empty: Target, plan: Plan) -> Catalog:
 
 def _silent(_: Progress) -> None:
     """Nobody watches a rehearsal's progress."""
+
+
+def _failure(error: LockstepError | psycopg.Error) -> str:
+    return error.what if isinstance(error, LockstepError) else described(error)
 
 
 class _Failed(Exception):
@@ -125,10 +133,8 @@ class _Rehearsing:
             self._to_the_end(steps, gates)
         except _Failed as failed:
             failure = str(failed)
-        except LockstepError as error:
-            failure = error.what
-        except psycopg.Error as error:
-            failure = described(error)
+        except (LockstepError, psycopg.Error) as error:
+            failure = _failure(error)
         return Rehearsal(
             server=server,
             tables=self.tables,

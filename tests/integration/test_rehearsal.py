@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import flows.plan
+from flows.cli import run_cli
 from tasks.application.drink_water import EXAMPLE
 from tasks.database import oracle
 from tasks.database.catalog import snapshot
@@ -164,3 +166,25 @@ def test_a_rehearsal_that_fails_says_what_failed(database: Target, tmp_path: Pat
     assert not found.rolled_back
     survey = Survey(seen(database), PlanForecast(steps=()), rehearsal=found)
     assert "It failed on 1,000 made-up rows in 1 table of a clone" in render(plan, survey)
+
+
+def test_what_fails_without_a_row_is_told_too(database: Target, tmp_path: Path) -> None:
+    """Before a row is made up the plan is carried out on an empty clone: a failure there is one of the plan as well."""
+    plan = planned(database, "CREATE TABLE t (id int)", written(tmp_path, "more", "ALTER TABLE t ADD COLUMN n int"))
+    broken = plan.model_dump_json().replace("ADD COLUMN", "ADD COLUMN there, ADD COLUMN")
+    found = rehearsed(database, Plan.model_validate_json(broken))
+    assert found.failure.startswith("without any row, too: ")
+    assert "(42601)" in found.failure
+    assert found.tables == ()
+
+
+def test_a_rehearsal_that_was_asked_for_and_not_made_is_a_failure(
+    database: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execute(database, "CREATE TABLE t (id int)")
+    written(tmp_path, "more", "ALTER TABLE t ADD COLUMN n int")
+    monkeypatch.setenv("LOCKSTEP_LIVE_URL", database.conninfo)
+    # The connection is lost while the database is looked at.
+    monkeypatch.setattr(flows.plan, "surveyed", lambda *_: None)
+    assert run_cli(["plan", str(tmp_path / "more.yaml"), "--database", "live", "--rehearse"]) == 1
+    assert "more was not rehearsed" in capsys.readouterr().err
