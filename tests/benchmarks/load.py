@@ -31,6 +31,8 @@ DATABASE = "drink-water"
 INTAKES_PER_USER = 40
 CLIENTS = 8
 THINKING = 0.04
+LOG_OF_A_ROW = 900
+"""Bytes that the whole migration writes to the log, about."""
 """Seconds between two operations of a client, so that clients and migration share the machine as in life."""
 
 
@@ -78,6 +80,7 @@ def migrate_under_load(stage: Stage, rows: int, calm_seconds: float, folder: Pat
         stack.enter_context(scratch_server(stage.server.major))
         target = Target(DATABASE, stack.enter_context(_database(stage)))
         fill(target.conninfo, intakes=rows, users=max(20, rows // INTAKES_PER_USER))
+        stage.keep_log_files(rows * LOG_OF_A_ROW)
         if "PREFECT_API_URL" not in os.environ:
             stack.enter_context(prefect_server.serving(prefect_server.free_port()))
         terminal = stack.enter_context(Terminal({variable_name(DATABASE): target.conninfo}))

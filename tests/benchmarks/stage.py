@@ -33,6 +33,10 @@ SETTINGS: tuple[tuple[str, str], ...] = (
 )
 """What a server of this size would have in production; everything else, autovacuum included, as PostgreSQL has it."""
 
+LOG_KEPT = 4 * 2**30
+"""Bytes of log that `min_wal_size` keeps."""
+LOG_FILE = 16 * 2**20
+
 _numbers = itertools.count(1)
 
 
@@ -58,6 +62,21 @@ class Stage:
         finally:
             with self.admin() as connection:
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
+
+    def keep_log_files(self, size: int) -> None:
+        """Have files for so many bytes of log, at most what `min_wal_size` keeps on a server that has run for a while.
+
+        A fresh server makes each when it is needed: 16 MB of zeros, written and flushed under the lock that every
+        commit waits for. Raises RuntimeError if they are not there in the end.
+        """
+        wanted = min(size, LOG_KEPT) // LOG_FILE
+        with self.admin() as connection:
+            for _ in range(wanted):
+                connection.execute("SELECT pg_logical_emit_message(false, 'benchmark', repeat('x', %s))", (LOG_FILE,))
+            connection.execute("CHECKPOINT")
+            row = connection.execute("SELECT count(*) FROM pg_ls_waldir()").fetchone()
+        if row is None or int(str(row[0])) < wanted:
+            raise RuntimeError(f"{wanted} log files are wanted, and there are {row}")
 
     def admin(self) -> psycopg.Connection[tuple[object, ...]]:
         return psycopg.connect(self.server.url("postgres"), autocommit=True)
