@@ -103,6 +103,8 @@ class PlanForecast(Part):
     wal_kept: bool = False
     """Something (slots, an archive, a standby) may keep all of the WAL on disk, not only what a checkpoint keeps."""
     max_wal_bytes: int = 2**30
+    wal_files: int | None = None
+    """Bytes of the log's files that are there now; None where that is not known."""
     paces: Paces = Paces()
     """What it was made by."""
 
@@ -170,6 +172,7 @@ def forecast(plan: Plan, facts: LiveFacts, paces: Paces) -> PlanForecast:
         ),
         wal_kept=bool(facts.disk.archives or facts.slots or facts.standbys),
         max_wal_bytes=facts.disk.max_wal_bytes,
+        wal_files=facts.disk.wal_bytes,
         paces=paces,
     )
 

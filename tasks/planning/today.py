@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from math import ceil
 
 from tasks.planning.findings.judging import Verdict
 from tasks.planning.forecast import PlanForecast, Volume
@@ -24,6 +25,8 @@ from tasks.planning.wording import size
 OLD_TRANSACTION = 60.0
 """Seconds from which an open transaction is told."""
 MOST_QUERIES = 5
+NOTABLE_LOG = 512 * 2**20
+"""Bytes of log from which on it is told that files have to be made for it (the stalls: docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,22 @@ def foretold(expected: PlanForecast) -> tuple[Observation, ...]:
     """Return what the whole will take beside the time, who would be waited for now, and what is not known of it."""
     return (
         Observation("WAL", volume(expected.wal)),
+        *(Observation("commits may wait for a new log file", sentence) for sentence in _new_log_files(expected)),
         Observation("the database grows until contract by", volume(expected.disk)),
         Observation("free disk that it needs at its highest", volume(expected.disk_needed)),
         *(Observation("in the way now", sentence) for sentence in _in_the_way(expected)),
         *(Observation("the forecast is made without", str(item)) for item in expected.unseen),
     )
+
+
+def _new_log_files(expected: PlanForecast) -> Iterator[str]:
+    """A file of the log that is not there yet is filled with zeros and flushed while every commit waits."""
+    now, most = expected.wal_files, expected.wal.worst
+    if now is not None and most > now and most >= NOTABLE_LOG:
+        yield (
+            f"the server keeps {size(now)} of them, and the migration writes more: up to 0.2 s at a time while it "
+            f"makes others. With min_wal_size = {ceil(most / 2**30)}GB it would keep those that it has made once"
+        )
 
 
 def _in_the_way(expected: PlanForecast) -> Iterator[str]:

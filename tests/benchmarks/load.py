@@ -31,9 +31,9 @@ DATABASE = "drink-water"
 INTAKES_PER_USER = 40
 CLIENTS = 8
 THINKING = 0.04
+"""Seconds between two operations of a client, so that clients and migration share the machine as in life."""
 LOG_OF_A_ROW = 900
 """Bytes that the whole migration writes to the log, about."""
-"""Seconds between two operations of a client, so that clients and migration share the machine as in life."""
 
 
 @dataclass(frozen=True)
