@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from math import ceil
 from typing import Literal
 
-from tasks.planning.fit import LEAST_FORECAST, Measured
+from tasks.planning.fit import LEAST_FORECAST, Measured, window_notes
 from tasks.planning.live import BLOCKS_WRITES, IndexFacts, LiveFacts, LiveTable, OpenTransaction, Unseen
 from tasks.planning.names import TableName
 from tasks.planning.paces import Pace, Paces, bytes_of, foretold, row_width, table_of, undo_forecast, work_of
@@ -178,7 +178,10 @@ def forecast(plan: Plan, facts: LiveFacts, paces: Paces) -> PlanForecast:
 
 
 def with_forecast(plan: Plan, expected: PlanForecast) -> Plan:
-    """Return the plan with these forecasts in its steps, by which windows are kept and the run's error is told."""
+    """Return the plan with these forecasts in its steps, by which windows are kept and the run's error is told.
+
+    Which steps may not fit the window is noted anew.
+    """
     known = {(found.phase, found.step): found for found in expected.steps}
     phases = tuple(
         phase.model_copy(
@@ -193,7 +196,9 @@ def with_forecast(plan: Plan, expected: PlanForecast) -> Plan:
         )
         for phase in plan.phases
     )
-    return plan.model_copy(update={"phases": phases})
+    before = window_notes(plan.window, plan.phases)
+    others = tuple(note for note in plan.notes if note not in before)
+    return plan.model_copy(update={"phases": phases, "notes": (*others, *window_notes(plan.window, phases))})
 
 
 # ------------------------------------------------------------------------------------------------ one step

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tasks.planning.fit import Measured
+from tasks.planning.fit import Measured, window_notes
 from tasks.planning.forecast import (
     ANALYZE,
     ENTRY_BYTES,
@@ -27,6 +27,7 @@ from tasks.planning.plan import (
     Forecast,
     Gate,
     LockUse,
+    Note,
     Phase,
     Plan,
     Reindex,
@@ -34,6 +35,7 @@ from tasks.planning.plan import (
     Transaction,
     UpdateRows,
 )
+from tasks.planning.windows import Window
 from tests.unit.test_live import facts
 from tests.unit.test_paces import FILL, VALIDATE, T, build, run
 
@@ -192,6 +194,25 @@ def test_the_plan_takes_the_forecast_over() -> None:
     assert [found.forecast.worst for found in moved.phases[0].steps] == [6.0, 0.05]
     assert moved.phases[0].steps[0].forecast.rows == ROWS
     assert Plan.model_validate_json(moved.model_dump_json()) == moved
+
+
+def test_what_may_not_fit_the_window_is_noted_by_the_forecast_of_this_database() -> None:
+    window = Window(days=("sat",), start="02:00", end="05:00", timezone="UTC")
+    other = Note(severity="INFO", text="Something else.")
+
+    def noted(worst: float, rows: int) -> tuple[Note, ...]:
+        """Return the notes of a plan whose built-in forecast is the first one, on a database of so many rows."""
+        slow = step("i", build(T), forecast=Forecast(best=1.0, worst=worst))
+        phases = tuple(one.model_copy(update={"heavy": True}) for one in plan(slow).phases)
+        made = plan().model_copy(
+            update={"phases": phases, "window": window, "notes": (*window_notes(window, phases), other)}
+        )
+        return with_forecast(made, forecast(made, found(tables=(table(rows=rows),)), Paces())).notes
+
+    assert noted(40 * 3600.0, ROWS) == (other,)
+    kept, added = noted(6.0, 5_000_000_000)
+    assert kept == other
+    assert "longer than the whole maintenance window" in added.text
 
 
 def timed(*times: tuple[float, float, float]) -> tuple[Plan, list[Measured]]:
