@@ -50,7 +50,6 @@ _BY_TYPE: dict[str, sql.SQL] = {
     "time with time zone": _OF_DAY,
     "interval": sql.SQL("interval '1 second' * ({n} % 86400)"),
     "uuid": sql.SQL("pg_catalog.md5(({n})::text)::uuid"),
-    "bytea": sql.SQL("pg_catalog.decode(pg_catalog.md5(({n})::text), 'hex')"),
     "inet": _ADDRESS,
     "cidr": _ADDRESS,
     "point": sql.SQL("pg_catalog.point({n} % 1000, {n} % 997)"),
@@ -168,6 +167,13 @@ def _of_base(
     elif base in ("json", "jsonb"):
         width = sql.Literal(max(0, min(WIDEST, round(shape.width or 40)) - 24))
         yield sql.SQL("pg_catalog.jsonb_build_object('n', {}, 'text', pg_catalog.repeat('x', {}))").format(n, width)
+    elif base == "bytea":
+        # Sixteen bytes each, all different: what repeats would be compressed.
+        many = sql.Literal(ceil(min(WIDEST, shape.width or 16) / 16))
+        yield sql.SQL(
+            "(SELECT pg_catalog.decode(pg_catalog.string_agg(pg_catalog.md5({n}::text || '-' || part), ''), 'hex')"
+            " FROM pg_catalog.generate_series(1, {many}) AS part)"
+        ).format(n=n, many=many)
     elif base in _BY_TYPE:
         yield _BY_TYPE[base].format(n=n)
     if base in _NUMBERS:

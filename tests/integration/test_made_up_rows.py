@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.database.connection import Target
+import pytest
+from psycopg import sql
+
+from tasks.database.connection import Target, connect
+from tasks.planning.made_up import ColumnType, Shape, variants
 from tests.integration.staging import planned, written
 from tests.integration.test_rehearsal import rehearsed, tables
 
@@ -92,3 +96,19 @@ def test_made_up_rows_reference_rows_that_are_there(database: Target, tmp_path: 
         "hen": (0, "egg must reference a row of public.egg, which has none here"),
     }
     assert [phase.gates_factor for phase in found.phases] == [None] * len(found.phases)
+
+
+@pytest.mark.parametrize("type_", ["text", "bytea", "jsonb"])
+@pytest.mark.parametrize("width", [40, 1_500])
+def test_values_are_as_wide_as_the_statistics_say(database: Target, type_: str, width: int) -> None:
+    value, *_ = variants(
+        "c", ColumnType(type_, type_), Shape(width, 0.0), rows=1_000, unique=True, nullable=False, named=()
+    )
+    # As in a page: compression begins with rows of two thousand bytes.
+    measured = sql.SQL("SELECT avg(pg_column_size({}))::int, count(DISTINCT ({})::text) FROM {} AS made (i)").format(
+        value, value, sql.SQL("generate_series(1, 1000)")
+    )
+    with connect(database, role="test") as connection:
+        ((size, different),) = connection.execute(measured).fetchall()
+    assert width * 0.8 < size < width * 1.5
+    assert different == 1_000
