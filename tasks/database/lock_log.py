@@ -39,10 +39,12 @@ class Seen:
 
 @dataclass
 class LockLog:
-    """A context manager; `seen` is whole at its end. ``session`` is used by nobody else meanwhile."""
+    """A context manager; `seen` is all of it at its end if it is ``whole``. ``session`` is used by nobody else."""
 
     session: psycopg.Connection[TupleRow]
     seen: list[Seen] = field(default_factory=list)
+    whole: bool = False
+    """False where the session was lost before the end."""
 
     def __post_init__(self) -> None:
         self._end = threading.Event()
@@ -76,6 +78,7 @@ class LockLog:
                     break
                 before = now
             self.seen.extend(Seen(table, mode, since, now) for (_, table), (since, mode) in held.items())
+            self.whole = True
 
     def _look(self) -> tuple[datetime, dict[tuple[int, TableName], LockMode]]:
         """Return the server's time, and the strongest lock of each session on each table."""

@@ -126,11 +126,12 @@ class _Rehearsing:
         began = time.monotonic()
         undone: dict[str, float] = {}
         gates: dict[str, float] = {}
+        logs: dict[str, LockLog] = {}
         steps: dict[str, tuple[RehearsedStep, ...]] = {}
         failure, rolled_back = "", False
         try:
             rolled_back = self._there_and_back(undone)
-            self._to_the_end(steps, gates)
+            self._to_the_end(steps, gates, logs)
         except _Failed as failed:
             failure = str(failed)
         except (LockstepError, psycopg.Error) as error:
@@ -144,6 +145,7 @@ class _Rehearsing:
                     steps=steps[phase.name],
                     gates=gates.get(phase.name, 0.0),
                     gates_factor=self._factor(*self.plan.tables),
+                    locks_seen=logs[phase.name].whole,
                     undo=undone.get(phase.name),
                     undo_factor=greatest(self._undo_factor(step) for step in phase.steps),
                 )
@@ -179,13 +181,16 @@ class _Rehearsing:
             raise _Failed(f"after going back, rows are not as before in {', '.join(changed)}")
         return True
 
-    def _to_the_end(self, steps: dict[str, tuple[RehearsedStep, ...]], gates: dict[str, float]) -> None:
+    def _to_the_end(
+        self, steps: dict[str, tuple[RehearsedStep, ...]], gates: dict[str, float], logs: dict[str, LockLog]
+    ) -> None:
         with self._registered(), connect(self.stage, role="rehearsal-locks") as looking:
             for phase in self.plan.phases:
                 seconds = self._pass(phase.gate_before)
                 with LockLog(looking) as log, open_runner(self.stage, self.plan.name) as runner:
                     runner.run_phase_at_any_time(phase.name, _silent)
                     runner.settle(_silent)
+                logs[phase.name] = log
                 gates[phase.name] = seconds + self._pass(phase.gate_after)
                 with open_runner(self.stage, self.plan.name) as runner:
                     runner.finish_phase(phase.name)

@@ -65,6 +65,8 @@ class RehearsedPhase(Part):
     steps: tuple[RehearsedStep, ...]
     gates: float = 0.0
     gates_factor: float | None = 1.0
+    locks_seen: bool = True
+    """False where the session that looked for locks was lost: there were more."""
     undo: float | None = None
     undo_factor: float | None = 1.0
 
@@ -152,6 +154,13 @@ def limits_of(rehearsal: Rehearsal) -> str:
     )
     return (
         f"Times on the live rows are those of the clone, times so many as there are more rows ({compared}). The clone "
-        "waits for no disk and no application writes beside: count on more where either decides. Locks were looked for "
-        "every two milliseconds; on an idle clone they are granted at once. No row of yours was copied."
+        "waits for no disk and no application writes beside: count on more where either decides. "
+        f"{_looked_for(rehearsal)}; on an idle clone they are granted at once. No row of yours was copied."
     )
+
+
+def _looked_for(rehearsal: Rehearsal) -> str:
+    lost = [phase.phase for phase in rehearsal.phases if not phase.locks_seen]
+    if lost:
+        return f"Locks of {', '.join(lost)} are missing, as the session that looked for them was lost"
+    return "Locks were looked for every two milliseconds"
