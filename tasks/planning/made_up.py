@@ -54,6 +54,27 @@ _BY_TYPE: dict[str, sql.SQL] = {
     "cidr": _ADDRESS,
     "point": sql.SQL("pg_catalog.point({n} % 1000, {n} % 997)"),
     "tsvector": sql.SQL("'word' || {n}"),
+    "macaddr": sql.SQL("pg_catalog.left(pg_catalog.md5(({n})::text), 12)"),
+    "macaddr8": sql.SQL("pg_catalog.left(pg_catalog.md5(({n})::text), 16)"),
+    "bit": sql.SQL("{n}"),
+    "oid": sql.SQL("1 + {n} % 2147483647"),
+    "name": sql.SQL("'name' || {n}"),
+    # Of ranges no two overlap, which is what exclusion constraints are mostly about.
+    "int4range": sql.SQL("pg_catalog.int4range((1 + {n} % 2147483646)::integer, (2 + {n} % 2147483646)::integer)"),
+    "int8range": sql.SQL("pg_catalog.int8range(1 + {n} % 1000000000000, 2 + {n} % 1000000000000)"),
+    "numrange": sql.SQL("pg_catalog.numrange(({n} % 1000000000000)::numeric, (1 + {n} % 1000000000000)::numeric)"),
+    "daterange": sql.SQL(
+        "pg_catalog.daterange(date '2016-01-01' + ({n} % 1000000)::integer, "
+        "date '2016-01-02' + ({n} % 1000000)::integer)"
+    ),
+    "tsrange": sql.SQL(
+        "pg_catalog.tsrange(timestamp '2016-01-01' + interval '1 second' * ({n} % 315360000), "
+        "timestamp '2016-01-01 00:00:01' + interval '1 second' * ({n} % 315360000))"
+    ),
+    "tstzrange": sql.SQL(
+        "pg_catalog.tstzrange(timestamptz '2016-01-01 00:00:00+00' + interval '1 second' * ({n} % 315360000), "
+        "timestamptz '2016-01-01 00:00:01+00' + interval '1 second' * ({n} % 315360000))"
+    ),
 }
 """Values of the types that need no more than a number."""
 

@@ -112,3 +112,16 @@ def test_values_are_as_wide_as_the_statistics_say(database: Target, type_: str, 
         ((size, different),) = connection.execute(measured).fetchall()
     assert width * 0.8 < size < width * 1.5
     assert different == 1_000
+
+
+RARE = ("macaddr", "macaddr8", "bit(20)", "oid", "name", "int4range", "int8range", "numrange", "daterange", "tsrange",
+        "tstzrange")  # fmt: skip
+
+
+def test_rarer_types_have_values_too_and_ranges_do_not_overlap(database: Target, tmp_path: Path) -> None:
+    columns = ", ".join(f"c{number} {type_} NOT NULL UNIQUE" for number, type_ in enumerate(RARE))
+    apart = ", ".join(f"EXCLUDE USING gist (c{n} WITH &&)" for n, type_ in enumerate(RARE) if "range" in type_)
+    schema = f"CREATE TABLE t (id int PRIMARY KEY, {columns}, {apart})"
+    found = rehearsed(database, planned(database, schema, written(tmp_path, "more", "ALTER TABLE t ADD COLUMN z int")))
+    assert found.failure == ""
+    assert tables(found) == {"t": (1_000, "")}
