@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import TracebackType
 from typing import get_args
 
 import psycopg
@@ -39,34 +40,21 @@ class Seen:
 
 @dataclass
 class LockLog:
-    """A context manager; `seen` is all of it at its end if it is ``whole``. ``session`` is used by nobody else."""
+    """What `watched` sees: ``seen`` is all of it at the block's end if it is ``whole``."""
 
     session: psycopg.Connection[TupleRow]
     seen: list[Seen] = field(default_factory=list)
     whole: bool = False
     """False where the session was lost before the end."""
 
-    def __post_init__(self) -> None:
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="lockstep lock log", daemon=True)
-
-    def __enter__(self) -> LockLog:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end.set()
-        self._thread.join(timeout=10)
-
-    def _watch(self) -> None:
+    def watch(self, end: threading.Event) -> None:
+        """Look until ``end`` is set, and once more."""
         held: dict[tuple[int, TableName], tuple[datetime, LockMode]] = {}
         # What is not seen any more leaves the log incomplete, and the rehearsal as it is.
         with contextlib.suppress(psycopg.Error):
             before = self._now()
             while True:
-                over = self._end.wait(INTERVAL)
+                over = end.wait(INTERVAL)
                 now, found = self._look()
                 for key in [key for key in held if key not in found]:
                     since, mode = held.pop(key)
@@ -106,3 +94,16 @@ class LockLog:
             if most is not None and shared[most] > 0:
                 found[most].append(item)
         return found
+
+
+@contextmanager
+def watched(session: psycopg.Connection[TupleRow]) -> Iterator[LockLog]:
+    """Look for locks for the length of a block, by a session that nobody else uses meanwhile."""
+    log, end = LockLog(session), threading.Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="lockstep lock log") as pool:
+        watching = pool.submit(log.watch, end)
+        try:
+            yield log
+        finally:
+            end.set()
+    watching.result()

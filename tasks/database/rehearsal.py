@@ -27,7 +27,7 @@ from tasks.database.connection import Target, connect, session_limits
 from tasks.database.failures import described
 from tasks.database.inspection import require_usable
 from tasks.database.ledger import Ledger
-from tasks.database.lock_log import LockLog
+from tasks.database.lock_log import LockLog, watched
 from tasks.database.made_up_rows import column_shapes, fill
 from tasks.database.progress import Progress
 from tasks.database.runner import open_runner
@@ -187,7 +187,7 @@ class _Rehearsing:
         with self._registered(), connect(self.stage, role="rehearsal-locks") as looking:
             for phase in self.plan.phases:
                 seconds = self._pass(phase.gate_before)
-                with LockLog(looking) as log, open_runner(self.stage, self.plan.name) as runner:
+                with watched(looking) as log, open_runner(self.stage, self.plan.name) as runner:
                     runner.run_phase_at_any_time(phase.name, _silent)
                     runner.settle(_silent)
                 logs[phase.name] = log

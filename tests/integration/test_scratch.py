@@ -70,11 +70,13 @@ def end_sessions(target: Target) -> None:
         )
 
 
-def sessions(target: Target) -> int:
-    """Return how many sessions a planner has on the server, looking away from this one."""
+def sessions(target: Target, scratch: set[str]) -> int:
+    """Return how many sessions the planner of a database has, there and in its scratch databases."""
     with connect(target, role="test") as connection:
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ '^lockstep:(scratch|oracle|plan)'"
+            " AND datname IN (SELECT current_database() UNION ALL SELECT unnest(%s::text[]))",
+            (list(scratch),),
         ).fetchone()
     return int(row[0]) if row else -1
 
@@ -88,6 +90,7 @@ def test_what_a_killed_planner_left_is_dropped_and_what_a_running_one_uses_is_no
     with planner(drink_water):
         used = scratch_databases(server) - before
         assert len(used) == 2
+        assert sessions(drink_water, used) > 0
         with SchemaClone(drink_water, drink_water):
             assert used < scratch_databases(server)
         assert scratch_databases(server) == before | used
@@ -96,9 +99,9 @@ def test_what_a_killed_planner_left_is_dropped_and_what_a_running_one_uses_is_no
     if server_major() < 14:  # looks for its client only when the statement ends, here by hand and else by its timeout
         end_sessions(drink_water)
     deadline = time.monotonic() + 20
-    while sessions(drink_water) and time.monotonic() < deadline:
+    while sessions(drink_water, used) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert sessions(drink_water) == 0, "the server ends them, in the middle of a statement too"
+    assert sessions(drink_water, used) == 0, "the server ends them, in the middle of a statement too"
     assert scratch_databases(server) == before | used
     with SchemaClone(drink_water, drink_water):
         assert not used & scratch_databases(server)
