@@ -67,10 +67,9 @@ def _planned(migration: str, database: str | None) -> Planned | Outcome:
         stored = Ledger(connection).migration(loaded.spec.name)
     loaded = with_its_files(loaded, target, stored)
     plan = make_plan(loaded, target, stored)
-    if plan.phases and (stored is None or stored.state not in UNFINISHED):
-        seen = foreseen(target, plan, say)
-        return _register(loaded, with_forecast(plan, seen.expected) if seen is not None else plan, target, seen)
-    return _register(loaded, plan, target, None)
+    begins = plan.phases and (stored is None or stored.state not in UNFINISHED)
+    seen = foreseen(target, plan, say) if begins else None
+    return _register(loaded, plan if seen is None else with_forecast(plan, seen.expected), target, seen)
 
 
 def _register(loaded: LoadedSpec, plan: Plan, target: Target, seen: Survey | None) -> Planned | Outcome:

@@ -13,7 +13,7 @@ from tasks.database.foresight import survey
 from tasks.database.records import MigrationRecord
 from tasks.database.rehearsal import rehearse
 from tasks.lint import look_at
-from tasks.planning.errors import CannotConnect, LockstepError, UsageError
+from tasks.planning.errors import CannotConnect, LockstepError, RehearsalFailed, UsageError
 from tasks.planning.findings.judging import Verdict
 from tasks.planning.plan import Plan
 from tasks.planning.script import script
@@ -83,15 +83,22 @@ def rehearsed(
 ) -> Survey | None:
     """Rehearse the plan on a clone with made-up rows, and return the survey with what that showed.
 
-    Raises UsageError for a migration that is under way, Unsupported where there is no place for it, and as a plan does.
+    Raises UsageError for a migration that is under way, RehearsalFailed without a survey, Unsupported where there is
+    no place for it, and as a plan does.
     """
     if stored is not None and stored.state in UNFINISHED:
         raise UsageError(
             f"{plan.name} is under way ({stored.state}): a rehearsal begins where nothing is done yet.",
             remedy="Plan without --rehearse.",
         )
-    if seen is None or not plan.phases:
+    if not plan.phases:
         say("There is nothing to rehearse.")
         return seen
+    if seen is None:
+        raise RehearsalFailed(
+            f"{plan.name} was not rehearsed: its database could not be looked at.",
+            safety="Nothing was touched.",
+            remedy="Try again, or plan without --rehearse.",
+        )
     say(f"Rehearsing on a clone with up to {rows:,} made-up rows a table: there, back, and to the end.")
     return replace(seen, rehearsal=rehearse(plan, target, seen.facts, rows=rows))

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import get_args
 
 import psycopg
 from psycopg.rows import TupleRow
 
+from tasks.database.observation import MODES
 from tasks.database.queries import queries
 from tasks.planning.names import TableName
 from tasks.planning.plan import LOCK_ORDER, LockMode
 
 INTERVAL = 0.002
 _SQL = queries("rehearsal")
-_MODES: dict[str, LockMode] = {re.sub(r"\W", "", mode).lower() + "lock": mode for mode in get_args(LockMode)}
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class LockLog:
         rows = self.session.execute(_SQL["held"]).fetchall()
         found: dict[tuple[int, TableName], LockMode] = {}
         for _, pid, schema, name, printed in rows:
-            key, mode = (pid, TableName(schema, name)), _MODES[printed.lower()]
+            key, mode = (pid, TableName(schema, name)), MODES[printed]
             found[key] = max(mode, found.get(key, mode), key=LOCK_ORDER.index)
         return (rows[0][0] if rows else self._now()), found
 

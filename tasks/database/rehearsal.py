@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -51,13 +50,11 @@ from tasks.planning.throttle import Limits
 
 Connection = psycopg.Connection[TupleRow]
 
-ROWS = 100_000
-"""In the largest table, unless asked for otherwise."""
 CHECK_TIMEOUT_MS = 600_000
 LOCK_TIMEOUT_MS = 2_000
 
 
-def rehearse(plan: Plan, target: Target, facts: LiveFacts, *, rows: int = ROWS) -> Rehearsal:
+def rehearse(plan: Plan, target: Target, facts: LiveFacts, *, rows: int) -> Rehearsal:
     """Return how the plan went on a clone of its database with at most ``rows`` made-up rows in the largest table.
 
     A failure of the plan there is told, not raised. Raises Unsupported where the clone would have to be on the live
@@ -166,7 +163,8 @@ class _Rehearsing:
         if not phases:
             return False
         content = self._contents()
-        with self._registered(), open_runner(self.stage, self.plan.name) as runner:
+        self._register()
+        with open_runner(self.stage, self.plan.name) as runner:
             for phase in phases:
                 runner.run_phase_at_any_time(phase.name, _silent)
                 runner.finish_phase(phase.name)
@@ -184,7 +182,8 @@ class _Rehearsing:
     def _to_the_end(
         self, steps: dict[str, tuple[RehearsedStep, ...]], gates: dict[str, float], logs: dict[str, LockLog]
     ) -> None:
-        with self._registered(), connect(self.stage, role="rehearsal-locks") as looking:
+        self._register()
+        with connect(self.stage, role="rehearsal-locks") as looking:
             for phase in self.plan.phases:
                 seconds = self._pass(phase.gate_before)
                 with watched(looking) as log, open_runner(self.stage, self.plan.name) as runner:
@@ -196,13 +195,11 @@ class _Rehearsing:
                     runner.finish_phase(phase.name)
                 steps[phase.name] = tuple(self._steps(phase, log))
 
-    @contextmanager
-    def _registered(self) -> Iterator[None]:
+    def _register(self) -> None:
         with connect(self.stage, role="rehearsal", settings=self.plan.settings) as session:
             ledger = Ledger(session)
             ledger.register(self.plan, "")
             ledger.set_state(self.plan.name, MigrationState.RUNNING)
-        yield
 
     def _steps(self, phase: Phase, log: LockLog) -> Iterator[RehearsedStep]:
         with connect(self.stage, role="rehearsal") as session:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from typing import get_args
 
 import psycopg
 from psycopg.rows import TupleRow
 
 from tasks.database.clone import SchemaClone
 from tasks.database.connection import connect, limits
+from tasks.database.observation import MODES
 from tasks.planning.catalog import Catalog, Constraint
 from tasks.planning.names import TableName
-from tasks.planning.plan import LockMode, LockUse
+from tasks.planning.plan import LOCK_ORDER, LockUse
 from tasks.planning.retyping import DirectRetype, Retyped, is_plain_cast, statement
 from tasks.planning.strategies.expand_contract.mapping import Wanted
 from tasks.planning.strategies.expand_contract.retype import dropped_checks, restored_checks
@@ -38,7 +38,6 @@ WHERE l.pid = pg_backend_pid() AND l.granted AND c.relkind IN ('r', 'p') AND n.n
     AND l.mode LIKE '%ExclusiveLock'
 ORDER BY 1, 2
 """
-_MODES: Mapping[str, LockMode] = {mode.title().replace(" ", "") + "Lock": mode for mode in get_args(LockMode)}
 
 
 def direct_retypes(
@@ -119,9 +118,8 @@ class _Trial:
 
 
 def _strongest(held: Sequence[tuple[str, str, str]]) -> tuple[LockUse, ...]:
-    order = get_args(LockMode)
     uses = []
     for (schema, name), rows in itertools.groupby(held, key=lambda row: (row[0], row[1])):
-        mode = max((_MODES[row[2]] for row in rows), key=order.index)
+        mode = max((MODES[row[2]] for row in rows), key=LOCK_ORDER.index)
         uses.append(LockUse(table=TableName(schema, name), mode=mode))
     return tuple(uses)

@@ -37,6 +37,19 @@ _MOMENTS = ("1970-01-01 00:00:00", "2024-02-29 23:59:59.999999", "0001-01-01 00:
             "4713-01-01 00:00:00 BC", "294276-12-31 23:59:59", "infinity", "-infinity")  # fmt: skip
 
 
+def taken_apart(type_: str) -> tuple[str, int | None, int | None]:
+    """Return a type as ``format_type`` prints it without its modifier, and what is in that.
+
+    >>> taken_apart("numeric(6,2)"), taken_apart("timestamp(3) with time zone"), taken_apart("text")
+    (('numeric', 6, 2), ('timestamp with time zone', 3, None), ('text', None, None))
+    """
+    match = _WITH_MODIFIER.fullmatch(type_)
+    if match is None:
+        return "", None, None
+    first, second = (int(match[group]) if match[group] else None for group in ("first", "second"))
+    return match["base"] + match["rest"], first, second
+
+
 def values(type_: str) -> tuple[str, ...]:
     """Return values of a type in the server's input syntax; none for a type that nothing is known about.
 
@@ -44,11 +57,7 @@ def values(type_: str) -> tuple[str, ...]:
     """
     if type_.endswith("[]"):
         return ("{}", "{NULL}", *(f'{{"{value}"}}' for value in values(type_[:-2])[:3] if '"' not in value))
-    match = _WITH_MODIFIER.fullmatch(type_)
-    if match is None:
-        return ()
-    base = match["base"] + match["rest"]
-    first, second = (int(match[group]) if match[group] else None for group in ("first", "second"))
+    base, first, second = taken_apart(type_)
     match base:
         case "numeric":
             return _numeric(first, second or 0)
@@ -76,10 +85,8 @@ def literals(type_: str, expressions: Iterable[str]) -> tuple[str, ...]:
     >>> literals("integer", ["(((n >= 5) AND (n <= 10)))", "n = '7'::integer"])
     ('5', '10', '7')
     """
-    match = _WITH_MODIFIER.fullmatch(type_)
-    base = match["base"] + match["rest"] if match else ""
+    base, longest, _ = taken_apart(type_)
     if base in ("text", "character varying", "character"):
-        longest = int(match["first"]) if match and match["first"] else None
         found = (word.replace("''", "'") for text in expressions for word in _WORDS.findall(text))
         return tuple(dict.fromkeys(word for word in found if longest is None or len(word) <= longest))
     if base in _INTEGERS or base == "numeric":

@@ -6,7 +6,7 @@ not fail.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -154,6 +154,6 @@ def is_not_false(constraint: Constraint) -> sql.Composed:
     return sql.SQL("({}) IS NOT FALSE").format(verbatim(check_expression(constraint)))
 
 
-def all_of(conditions: Iterator[Condition] | tuple[Condition, ...]) -> sql.Composed:
+def all_of(conditions: Iterable[Condition]) -> sql.Composed:
     """Return the condition that all of them hold."""
     return sql.SQL(" AND ").join([sql.SQL("true"), *(item.holds for item in conditions)])

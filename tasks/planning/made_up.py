@@ -7,7 +7,6 @@ and numbers that its constraints and the change name: which of them its constrai
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,10 +24,8 @@ WIDEST = 1_900
 """Bytes of a made-up text or document; longer ones would be compressed, or stored elsewhere."""
 USUAL_WIDTH = 12
 UNKNOWN_NULLS = 0.1
-_TYPE = re.compile(r"(?P<base>[^(]*?)\s*(?:\((?P<first>\d+)(?:,\s*(?P<second>-?\d+))?\))?(?P<rest>\D*)")
 _NUMBERS = frozenset({"smallint", "integer", "bigint", "numeric", "real", "double precision"})
 _TEXTS = frozenset({"text", "character varying", "character"})
-
 
 _MOMENT = sql.SQL("timestamptz '2016-01-01 00:00:00+00' + interval '1 second' * ({n} % 315360000)")
 _OF_DAY = sql.SQL("time '00:00' + interval '1 second' * ({n} % 86400)")
@@ -107,18 +104,16 @@ def variants(
     number: sql.Composable = ROW if unique else _number(column, rows, shape)
     natural = tuple(_natural(type_, number, shape))
     words = _with_neighbours(type_.base, candidates.literals(type_.base, named))
-    palettes = tuple(
-        _one_of(values, type_, _hash(f"{column} palette"))
-        for values in (words, candidates.values(type_.base))
-        if values
-    )
-    mixed = tuple(
-        sql.SQL("CASE WHEN {} % 2 = 0 THEN {} ELSE {} END").format(_hash(f"{column} mixed"), natural[0], palettes[0])
-        for _ in (words and natural,)
-        if words and natural
-    )
-    found = (*mixed, *natural, *palettes)
-    return tuple(_with_nulls(column, value, shape) for value in found) if nullable else found
+    pick, either = _hash(f"{column} palette"), _hash(f"{column} mixed")
+    found = [*natural]
+    if words:
+        found.append(_one_of(words, type_, pick))
+        # Of each some, where the constraints take both.
+        both = sql.SQL("CASE WHEN {} % 2 = 0 THEN {} ELSE {} END")
+        found[:0] = [both.format(either, value, found[-1]) for value in natural[:1]]
+    if edges := candidates.values(type_.base):
+        found.append(_one_of(edges, type_, pick))
+    return tuple(_with_nulls(column, value, shape) if nullable else value for value in found)
 
 
 def _with_neighbours(base: str, words: Sequence[str]) -> tuple[str, ...]:
@@ -151,7 +146,7 @@ def _hash(seed: str) -> sql.Composed:
     )
 
 
-def _one_of(values: Sequence[str], type_: ColumnType, number: sql.Composed) -> sql.Composed:
+def _one_of(values: Sequence[str], type_: ColumnType, number: sql.Composable) -> sql.Composed:
     array = sql.SQL(", ").join(sql.Literal(value) for value in values)
     return sql.SQL("((ARRAY[{}]::text[])[1 + {} % {}])::{}").format(
         array, number, sql.Literal(len(values)), verbatim(type_.name)
@@ -160,21 +155,14 @@ def _one_of(values: Sequence[str], type_: ColumnType, number: sql.Composed) -> s
 
 def _natural(type_: ColumnType, number: sql.Composable, shape: Shape) -> Iterator[sql.Composed]:
     if type_.labels:
-        array = sql.SQL(", ").join(map(sql.Literal, type_.labels))
-        yield sql.SQL("((ARRAY[{}]::text[])[1 + {} % {}])::{}").format(
-            array, number, sql.Literal(len(type_.labels)), verbatim(type_.name)
-        )
+        yield _one_of(type_.labels, type_, number)
         return
     if type_.base.endswith("[]"):
         element = ColumnType(type_.base[:-2], type_.base[:-2])
         for one in _natural(element, number, shape):
             yield sql.SQL("(ARRAY[{}])::{}").format(one, verbatim(type_.name))
         return
-    match = _TYPE.fullmatch(type_.base)
-    if match is None:
-        return
-    first, second = (int(match[group]) if match[group] else None for group in ("first", "second"))
-    for value in _of_base(match["base"] + match["rest"], first, second, number, shape):
+    for value in _of_base(*candidates.taken_apart(type_.base), number, shape):
         yield sql.SQL("({})::{}").format(value, verbatim(type_.name))
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import flows.plan
-from flows.cli import run_cli
 from tasks.application.drink_water import EXAMPLE
 from tasks.database import oracle
 from tasks.database.catalog import snapshot
@@ -15,15 +14,17 @@ from tasks.database.connection import Target, connect
 from tasks.database.live import look
 from tasks.database.made_up_rows import fill
 from tasks.database.rehearsal import rehearse
+from tasks.planning.errors import RehearsalFailed
 from tasks.planning.forecast import PlanForecast
 from tasks.planning.live import LiveFacts
 from tasks.planning.made_up import Shape
 from tasks.planning.names import TableName
-from tasks.planning.plan import Plan
+from tasks.planning.plan import Check, Gate, Plan, Step, UpdateRows
 from tasks.planning.rehearsal import Rehearsal
 from tasks.planning.report import render
 from tasks.planning.spec import load
 from tasks.planning.today import Survey
+from tasks.survey import rehearsed as rehearsed_survey
 from tests.conftest import CANARY
 from tests.integration.journey import execute, only
 from tests.integration.staging import planned, written
@@ -178,13 +179,39 @@ def test_what_fails_without_a_row_is_told_too(database: Target, tmp_path: Path) 
     assert found.tables == ()
 
 
-def test_a_rehearsal_that_was_asked_for_and_not_made_is_a_failure(
-    database: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    execute(database, "CREATE TABLE t (id int)")
-    written(tmp_path, "more", "ALTER TABLE t ADD COLUMN n int")
-    monkeypatch.setenv("LOCKSTEP_LIVE_URL", database.conninfo)
-    # The connection is lost while the database is looked at.
-    monkeypatch.setattr(flows.plan, "surveyed", lambda *_: None)
-    assert run_cli(["plan", str(tmp_path / "more.yaml"), "--database", "live", "--rehearse"]) == 1
-    assert "more was not rehearsed" in capsys.readouterr().err
+def test_rows_that_do_not_come_back_are_noticed(database: Target, tmp_path: Path) -> None:
+    schema = "CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL)"
+    plan = planned(database, schema, written(tmp_path, "more", "UPDATE t SET n = n + 1 WHERE n > 0"))
+    assert rehearsed(database, plan).rolled_back
+    forgetful = changed(plan, lambda step: {"undo": ()} if isinstance(step.action, UpdateRows) else {})
+    found = rehearsed(database, forgetful)
+    assert found.failure == "after going back, rows are not as before in public.t"
+    assert not found.rolled_back
+
+
+def test_a_gate_that_fails_on_made_up_rows_fails_the_rehearsal(database: Target, tmp_path: Path) -> None:
+    schema = "CREATE TABLE t (id int PRIMARY KEY)"
+    plan = planned(database, schema, written(tmp_path, "more", "ALTER TABLE t ADD COLUMN n int"))
+    check = Check(
+        id="few", kind="schema", title="Few rows", severity="CRITICAL", table=None,
+        sql="SELECT count(*), count(*), '[]'::jsonb, '{}'::jsonb FROM t",
+    )  # fmt: skip
+    gate = Gate(name="few", title="Few rows", checks=(check,))
+    first, *others = plan.phases
+    gated = plan.model_copy(update={"phases": (first.model_copy(update={"gate_after": gate}), *others)})
+    assert rehearsed(database, gated).failure == "the gate few found 1000 made-up rows that fail “Few rows”"
+
+
+def changed(plan: Plan, update: Callable[[Step], dict[str, object]]) -> Plan:
+    """Return a plan with something else in its steps."""
+    phases = (
+        phase.model_copy(update={"steps": tuple(step.model_copy(update=update(step)) for step in phase.steps)})
+        for phase in plan.phases
+    )
+    return plan.model_copy(update={"phases": tuple(phases)})
+
+
+def test_a_rehearsal_that_was_asked_for_and_not_made_is_a_failure(database: Target, tmp_path: Path) -> None:
+    plan = planned(database, "CREATE TABLE t (id int)", written(tmp_path, "more", "ALTER TABLE t ADD COLUMN n int"))
+    with pytest.raises(RehearsalFailed, match="more was not rehearsed"):
+        rehearsed_survey(None, database, plan, None, 1_000, lambda _: None)

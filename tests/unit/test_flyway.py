@@ -13,7 +13,7 @@ from tasks.planning.flyway.history import Applied, State, judge
 from tasks.planning.flyway.names import Misnamed, ScriptName, read_name
 from tasks.planning.flyway.pending import pending_files
 from tasks.planning.flyway.placeholders import own_values, replaced
-from tasks.planning.flyway.rows import lock_key
+from tasks.planning.flyway.rows import is_rows_step, lock_key
 from tasks.planning.flyway.script_settings import ScriptSettings, read_script_settings
 from tasks.planning.flyway.sequence import pending_sequence
 from tasks.planning.flyway.settings import Settings
@@ -385,3 +385,9 @@ def test_a_file_that_is_switched_off_is_no_part_of_the_sequence(tmp_path: Path) 
     done = (row(1, "1", "a", "V1__a.sql", checksum("a")),)
     history, _ = pending_sequence(read_folder(folder), done, TableName("public", "h"), Settings())
     assert [file.script for file in history.files] == ["V2__b.sql"]
+
+
+def test_the_step_of_the_rows_is_no_index_of_that_name() -> None:
+    assert is_rows_step("switch/flyway")
+    assert not is_rows_step("constrain/index/flyway")
+    assert not is_rows_step("contract/validate/flyway")

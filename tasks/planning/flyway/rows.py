@@ -91,7 +91,8 @@ def _after_reverse(history: FlywayHistory) -> str:
 
 def is_rows_step(step: str) -> bool:
     """Say whether the step of this id is the one that writes the rows."""
-    return step.endswith(_STEP)
+    # Another's last part may be the name of an index or a constraint, which may be called like this too.
+    return step.count("/") == 1 and step.endswith(_STEP)
 
 
 def lock_key(table: TableName) -> int:
